@@ -1,0 +1,1 @@
+"""The Hydra configs of the `lightning` command: one file a verb, one folder a group."""

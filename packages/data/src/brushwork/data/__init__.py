@@ -1,0 +1,1 @@
+"""From scene graph to trajectory to shard to batch: worlds, builders, storage."""

@@ -1,0 +1,69 @@
+"""PNG in and out; small pictures, of which training reads hundreds a second, by a short path of our own.
+
+Pillow takes about 50 µs to open any PNG and 170 µs to write one, whatever its size. The small pictures of the embedded
+world are written as one unfiltered, compressed block (a plain PNG that every program reads), which is quick to read
+back. All other PNGs, and any that are damaged, go through Pillow.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+
+from brushwork.tokens.trajectory import Image
+
+_SMALL = 64 * 64  # pixels; beyond it Pillow's row filters save more than its start costs
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RGB8 = bytes((8, 2, 0, 0, 0))  # bits a channel, RGB, deflate, adaptive filter, not interlaced
+_DATA_AT = 41  # signature 8, header chunk 25, then length 4 and type 4 of the data chunk
+_END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+
+
+def encode(image: Image) -> bytes:
+    """The picture as a PNG file; equal pictures give equal bytes."""
+    height, width, _ = image.shape
+    if height * width > _SMALL:
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+    rows = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each row begins with its filter: 0, none
+    rows[:, 1:] = image.reshape(height, -1)
+    header = struct.pack(">II", width, height) + _RGB8
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows.tobytes(), 1)) + _END
+
+
+def decode(data: bytes) -> Image:
+    """The picture in a PNG file as RGB; not always writable.
+
+    Raises:
+        OSError, SyntaxError, ValueError, zlib.error: not a PNG, or a damaged one.
+    """
+    small = _decode_small(data)
+    if small is not None:
+        return small
+    image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _decode_small(data: bytes) -> Image | None:
+    """The picture if the file is just as `encode` writes small ones, checksums included; None otherwise."""
+    if not (data.startswith(_SIGNATURE) and data.endswith(_END) and data[24:29] == _RGB8 and data[37:41] == b"IDAT"):
+        return None
+    width, height, length = *struct.unpack_from(">II", data, 16), *struct.unpack_from(">I", data, 33)
+    end = _DATA_AT + length
+    size = height * (1 + 3 * width)
+    if width * height > _SMALL or end + 4 + len(_END) != len(data):
+        return None
+    if struct.unpack_from(">I", data, end)[0] != zlib.crc32(memoryview(data)[37:end]):
+        return None
+    content = zlib.decompressobj().decompress(memoryview(data)[_DATA_AT:end], size + 1)  # no more, whatever it claims
+    rows = np.frombuffer(content, dtype=np.uint8)
+    if rows.size != size or (rows := rows.reshape(height, -1))[:, 0].any():
+        return None
+    return rows[:, 1:].reshape(height, width, 3)

@@ -1,0 +1,317 @@
+"""Trajectories on disk: webdataset shards, an index beside each, and a reader that loses nothing silently.
+
+A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... an image, side by side in a plain tar, so that
+`webdataset.WebDataset` reads it too. Only JSON and PNG are ever decoded: nothing in a shard can run code.
+
+The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description"} | null, "drafts": [{"image": 0,
+"flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "meta", "num_images"}`.
+"""
+
+import io
+import json
+import logging
+import os
+import re
+import tarfile
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brushwork.data import png
+from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_BLOCK = 512  # a tar header, and what tar pads members to
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A sample that is on disk (or should be) and cannot be read, kept so that it can be counted.
+
+    Attributes:
+        key: of the sample, or of the shard where not even that is known.
+        shard: the file's name.
+        reason: what is wrong.
+    """
+
+    key: str
+    shard: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """Where one sample lies in its shard.
+
+    Attributes:
+        key: of the sample.
+        members: extension ("json", "000.png") to offset and size in bytes; empty for a sample that is lost.
+        problem: why it cannot be read, where the scan found that out already.
+    """
+
+    key: str
+    members: dict[str, tuple[int, int]]
+    problem: str = ""
+
+
+# Writing
+
+
+def write_shards(
+    trajectories: Iterable[Trajectory], folder: str | Path, *, split: str, samples_per_shard: int = 1000
+) -> list[Path]:
+    """Writes `<split>-00000.tar`, ... and an index beside each; takes the trajectories one shard at a time.
+
+    Args:
+        trajectories: with distinct keys.
+        folder: made where it is missing; shards of the same names are replaced.
+        split: start of the file names.
+        samples_per_shard: the last shard may hold fewer.
+
+    Returns:
+        The shards, in order.
+    """
+    source, paths = iter(trajectories), []
+    while chunk := list(islice(source, samples_per_shard)):
+        paths.append(write_shard(chunk, shard_path(folder, split, len(paths))))
+    return paths
+
+
+def shard_path(folder: str | Path, split: str, number: int) -> Path:
+    """Where the shard of this number lies."""
+    return Path(folder) / f"{split}-{number:05d}.tar"
+
+
+def write_shard(trajectories: Iterable[Trajectory], path: str | Path) -> Path:
+    """Writes one shard and its index, each complete or not at all; equal trajectories give equal bytes.
+
+    Raises:
+        ValueError: a key that occurs twice or is not of letters, digits, `-` and `_`, 80 at most.
+    """
+    path, entries = Path(path), {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for trajectory in trajectories:
+            key = trajectory.key
+            if not _KEY.fullmatch(key) or key in entries:
+                raise ValueError(f"key {key!r}: expected a new one of up to 80 letters, digits, '-' and '_'")
+            members = {}
+            for extension, data in encode(trajectory).items():
+                info = tarfile.TarInfo(f"{key}.{extension}")  # no time, no owner: the same bytes every time
+                info.size = len(data)
+                members[extension] = (buffer.tell() + _BLOCK, len(data))
+                tar.addfile(info, io.BytesIO(data))
+            entries[key] = Entry(key=key, members=members)
+    write_atomically(path, buffer.getvalue())
+    _write_index(path, list(entries.values()))
+    return path
+
+
+def encode(trajectory: Trajectory) -> dict[str, bytes]:
+    """A trajectory as the members of its sample: extension to content."""
+    images = [draft.image for draft in trajectory.drafts]
+    numbers = iter(range(len(images)))
+    steps = [
+        {
+            "plan": asdict(step.plan) if step.plan else None,
+            "drafts": [
+                {
+                    "image": next(numbers),
+                    "flawed": draft.flawed,
+                    "inspection": asdict(draft.inspection) if draft.inspection else None,
+                }
+                for draft in step.drafts
+            ],
+        }
+        for step in trajectory.steps
+    ]
+    record = {"format": FORMAT, "prompt": trajectory.prompt, "steps": steps, "num_images": len(images)}
+    text = json.dumps({**record, "meta": dict(trajectory.meta)}, ensure_ascii=False, separators=(",", ":"))
+    return {"json": text.encode(), **{_image_name(number): png.encode(image) for number, image in enumerate(images)}}
+
+
+def _image_name(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a kill, sees all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+# Index
+
+
+def index_path(shard: Path) -> Path:
+    """The index beside a shard."""
+    return shard.with_suffix(".index.json")
+
+
+def _write_index(shard: Path, entries: list[Entry]) -> None:
+    samples = [[entry.key, entry.members] for entry in entries]
+    content = {"format": FORMAT, "shard_bytes": shard.stat().st_size, "samples": samples}
+    write_atomically(index_path(shard), json.dumps(content, separators=(",", ":")).encode())
+
+
+def read_index(shard: Path) -> list[Entry]:
+    """Where the samples of a shard lie: from the index beside it or, where that is missing or stale, from the shard.
+
+    An index is stale when the shard has another size or was changed later.
+    """
+    path = index_path(shard)
+    content = _load_index(path)
+    if content:
+        entries = [Entry(key=key, members={name: tuple(at) for name, at in found.items()}) for key, found in content[1]]
+        if content[0] == shard.stat().st_size and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
+            return entries
+    logger.warning("%s has no index that fits; reading the whole shard", shard)
+    scanned, problem = _scan(shard)
+    if not problem:
+        with suppress(OSError):  # a folder that cannot be written to is scanned each time
+            _write_index(shard, scanned)
+        return scanned
+    # The old index still knows what the damaged shard should hold.
+    there = {entry.key for entry in scanned}
+    lost = [entry.key for entry in entries if entry.key not in there] if content else [shard.name]
+    return scanned + [Entry(key=key, members={}, problem=f"lost: {problem}") for key in lost]
+
+
+def _load_index(path: Path) -> tuple[int, list[Any]] | None:
+    """Size of the shard and raw samples, or None where there is no readable index."""
+    try:
+        content = json.loads(path.read_bytes())
+        return (content["shard_bytes"], content["samples"]) if content["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _scan(shard: Path) -> tuple[list[Entry], str]:
+    """Every sample that the shard's headers name, and what is wrong with the shard, if anything."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    problem, size, end = "", shard.stat().st_size, 0
+    try:
+        with tarfile.open(shard, mode="r:") as tar:
+            for info in tar:
+                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+                key, _, extension = info.name.partition(".")
+                if info.isfile():
+                    found.setdefault(key, {})[extension] = (info.offset_data, info.size)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        problem = f"the shard is damaged ({error})"
+    if not problem and size < end + 2 * _BLOCK:  # two empty blocks end an archive
+        problem = f"the shard is cut off at {size} bytes"
+    return [Entry(key=key, members=members) for key, members in found.items()], problem
+
+
+# Reading
+
+
+class ShardFolder:
+    """All samples of one split of a folder, by number, in the order in which they were written.
+
+    Every sample that the folder holds or is known to have held is counted: what cannot be read is a `Rejected`.
+
+    Args:
+        folder: where the shards are.
+        split: start of their names.
+
+    Raises:
+        FileNotFoundError: no such folder or no shard of this split in it.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder, self.split = Path(folder), split
+        self.shards = sorted(self.folder.glob(f"{split}-[0-9]*.tar"))
+        if not self.shards:
+            what = "has no" if self.folder.is_dir() else "does not exist, so there are no"
+            raise FileNotFoundError(
+                f"{self.folder} {what} {split!r} shards ({split}-*.tar); run: lightning build out={self.folder}"
+            )
+        self._warn_of_gaps()
+        self._entries = [read_index(shard) for shard in self.shards]
+        self._ends = np.cumsum([len(entries) for entries in self._entries]).tolist()
+
+    def _warn_of_gaps(self) -> None:
+        numbers = {int(path.stem.rpartition("-")[2]) for path in self.shards}
+        if missing := sorted(set(range(max(numbers) + 1)) - numbers):
+            logger.warning("%s lacks the %s shards number %s", self.folder, self.split, missing)
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Trajectory | Rejected:
+        """The sample of this number; IndexError outside 0 to len - 1."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)} in {self.folder}")
+        number = bisect_right(self._ends, index)
+        entry = self._entries[number][index - self._ends[number]]  # counted from the shard's end
+        try:
+            return decode(entry.key, self._read(self.shards[number], entry))
+        except Exception as error:  # whatever a damaged member makes a decoder raise
+            reason = entry.problem or f"{type(error).__name__}: {error}"
+            return Rejected(key=entry.key, shard=self.shards[number].name, reason=reason)
+
+    def __iter__(self) -> Iterator[Trajectory | Rejected]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of every sample, rejected ones included."""
+        return [entry.key for entries in self._entries for entry in entries]
+
+    def _read(self, shard: Path, entry: Entry) -> dict[str, bytes]:
+        """The sample's members, in one read: they lie side by side."""
+        start = min(offset for offset, _ in entry.members.values())
+        end = max(offset + size for offset, size in entry.members.values())
+        with shard.open("rb") as file:
+            file.seek(start)
+            data = file.read(end - start)
+        return {name: data[offset - start : offset - start + size] for name, (offset, size) in entry.members.items()}
+
+
+def decode(key: str, members: dict[str, bytes]) -> Trajectory:
+    """The inverse of `encode`.
+
+    Raises:
+        ValueError, KeyError, TypeError, OSError, SyntaxError: content that is not a trajectory (bad JSON or PNG, an
+            image too few or too many).
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"key {key!r}: expected up to 80 letters, digits, '-' and '_'")
+    record = json.loads(members["json"])
+    if record["format"] != FORMAT:
+        raise ValueError(f"format {record['format']!r}; this version reads {FORMAT}")
+    names = [_image_name(number) for number in range(record["num_images"])]
+    if set(members) != {"json", *names}:
+        raise ValueError(f"expected {len(names)} images, found the members {', '.join(sorted(members))}")
+    images = [png.decode(members[name]) for name in names]
+    steps = tuple(_step(step, images) for step in record["steps"])
+    trajectory = Trajectory(key=key, prompt=record["prompt"], steps=steps, meta=record["meta"])
+    used = [draft["image"] for step in record["steps"] for draft in step["drafts"]]
+    if used != list(range(len(images))):
+        raise ValueError(f"the drafts name images {used}; expected each of {len(images)} once, in order")
+    return trajectory
+
+
+def _step(step: dict[str, Any], images: list[Image]) -> Step:
+    drafts = tuple(
+        Draft(
+            image=images[draft["image"]],
+            inspection=Inspection(**draft["inspection"]) if draft["inspection"] else None,
+            flawed=draft["flawed"],
+        )
+        for draft in step["drafts"]
+    )
+    return Step(plan=Plan(**step["plan"]) if step["plan"] else None, drafts=drafts)

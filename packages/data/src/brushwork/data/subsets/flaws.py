@@ -1,0 +1,97 @@
+"""Errors planted in a draft: the scene with one thing wrong, so that its inspection is true by construction."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from brushwork.critic.scene import DiscrepancyKind, SceneGraph, SceneObject, diff
+from brushwork.data.worlds.shapes import ShapesWorld
+
+_DRAWS_PER_KIND = 6
+
+Change = Callable[[ShapesWorld, SceneGraph, np.random.Generator], SceneGraph]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flaw:
+    """A scene with one thing wrong, and which kind of thing."""
+
+    kind: DiscrepancyKind
+    scene: SceneGraph
+
+
+def plant(
+    world: ShapesWorld, plan: SceneGraph, scene: SceneGraph, rng: np.random.Generator, *, split: str
+) -> Flaw | None:
+    """A scene that departs from the plan in exactly one thing; the kinds that apply are equally likely.
+
+    Changes are drawn until `diff` explains one by the kind that was meant: so a misplaced object contradicts what the
+    plan says, and where two circles are wanted a lost one is a matter of "count".
+
+    Args:
+        world: draws and places objects.
+        plan: what the step's plan asks for.
+        scene: the scene that satisfies it; its last object is the one that the step adds.
+        rng: source of all randomness.
+        split: the flawed scene shows nothing that is held out of this split.
+
+    Returns:
+        None where no kind of flaw fits, which a small world can bring about.
+    """
+    kinds = tuple(_CHANGES)
+    for number in rng.permutation(len(kinds)):
+        kind = kinds[number]
+        for _ in range(_DRAWS_PER_KIND):
+            changes = _CHANGES[kind]
+            flawed = changes[rng.integers(len(changes))](world, scene, rng)
+            found = diff(plan, flawed, tolerance=0.5 / world.grid)
+            if [one.kind for one in found] == [kind] and world.admits(flawed, split, finished=False):
+                return Flaw(kind=kind, scene=flawed)
+    return None
+
+
+def _recolor(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    return _replaced(scene, rng.integers(len(scene.objects)), color=world.colors[rng.integers(len(world.colors))])
+
+
+def _reshape(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    return _replaced(scene, rng.integers(len(scene.objects)), name=world.shapes[rng.integers(len(world.shapes))])
+
+
+def _move(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    moved = world.place(scene.objects[-1], _free_cell(world, scene, rng), rng)
+    return SceneGraph(objects=(*scene.objects[:-1], moved))
+
+
+def _drop(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    lost = rng.integers(len(scene.objects))
+    return SceneGraph(objects=scene.objects[:lost] + scene.objects[lost + 1 :])
+
+
+def _add(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    name, color = world.shapes[rng.integers(len(world.shapes))], world.colors[rng.integers(len(world.colors))]
+    added = world.place(SceneObject(name=name, color=color), _free_cell(world, scene, rng), rng)
+    return SceneGraph(objects=(*scene.objects, added))
+
+
+_CHANGES: Mapping[DiscrepancyKind, tuple[Change, ...]] = {
+    "color": (_recolor,),
+    "shape": (_reshape,),
+    "place": (_move,),
+    "missing": (_drop,),
+    "extra": (_add,),
+    "count": (_drop, _add),
+}
+
+
+def _replaced(scene: SceneGraph, index: int, **attributes: str) -> SceneGraph:
+    objects = list(scene.objects)
+    objects[index] = replace(objects[index], **attributes)
+    return SceneGraph(objects=tuple(objects))
+
+
+def _free_cell(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> int:
+    taken = {int(one.y * world.grid) * world.grid + int(one.x * world.grid) for one in scene.objects}
+    free = [cell for cell in range(world.grid**2) if cell not in taken]
+    return free[rng.integers(len(free))]

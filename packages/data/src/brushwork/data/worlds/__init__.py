@@ -1,0 +1,1 @@
+"""Worlds: where scenes are sampled, drawn and recognised again."""

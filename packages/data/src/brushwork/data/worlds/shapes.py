@@ -1,0 +1,327 @@
+"""The embedded world: coloured shapes on a small canvas, sampled, asked for, drawn and recognised; no downloads."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations, permutations, product
+from math import ceil
+from typing import Literal, get_args
+
+import numpy as np
+
+from brushwork.critic.scene import (
+    COLORS,
+    GRID,
+    INVERSE,
+    NUMBERS,
+    PREDICATES,
+    SHAPES,
+    Relation,
+    SceneGraph,
+    SceneObject,
+    cell_name,
+    describe,
+    holds,
+    parse_scene,
+    plural,
+)
+from brushwork.data.worlds.detector import UNRECOGNISED, ShapesDetector
+from brushwork.data.worlds.glyphs import BACKGROUND, NAMES, PALETTE, bitmap
+from brushwork.tokens.trajectory import Image
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+"""The six kinds of prompt, named as in GenEval."""
+
+Combination = tuple[str, ...]
+"""What may be held out: the kind that asks for it, then its words, for example ("colors", "red circle")."""
+
+_MAX_DRAWS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesWorld:
+    """Scenes of up to `max_objects` shapes, one in a cell, no two alike in both colour and shape.
+
+    **What is held out.** Every prompt asks for one combination (`asked`) and may name others on the way (`named`);
+    every finished scene holds several (`held`): its coloured shapes, its pairs of shapes, of coloured shapes and of
+    shapes in a relation, and how many there are of a shape. The fraction `held_out` of each kind's combinations,
+    rounded up, belongs to "test", `held_out_val` to "val", the rest to "train"; they are chosen by a hash of their
+    words, evenly over the words, so that training meets every word. Then
+
+    * a prompt asks for a combination of its own split, and all else that it names is of train: what is new in a test
+      prompt is the one thing that its kind is about;
+    * a finished train scene holds no test or val combination, a finished val scene no test combination.
+
+    `single_object` is held out by prompt alone: the shape occurs in training, but is never all that is asked for.
+    Drafts on the way to the finished scene, flawed ones included, keep the same rule but for how many there are of a
+    shape: three circles come after two.
+
+    Attributes:
+        canvas: pixels a side, a multiple of `grid`; shapes are one pixel smaller than a cell.
+        grid: cells a side, at most 9.
+        shapes, colors: what is drawn, see `glyphs`.
+        max_objects: the most objects of a finished scene, 2 to 8.
+        jitter: pixels by which a shape may be off its cell's place in x and y; neighbours never touch.
+        held_out, held_out_val: fractions of each kind's combinations.
+    """
+
+    canvas: int = 32
+    grid: int = GRID
+    shapes: Sequence[str] = SHAPES
+    colors: Sequence[str] = COLORS
+    max_objects: int = 4
+    jitter: int = 0
+    held_out: float = 0.2
+    held_out_val: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("shapes", "colors"):  # YAML gives lists, which cannot be hashed
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ValueError where a field is out of range."""
+        unknown = [*(set(self.shapes) - set(NAMES)), *(set(self.colors) - set(PALETTE))]
+        if unknown or len(self.shapes) < 3 or len(self.colors) < self.max_objects:
+            raise ValueError(
+                f"shapes={self.shapes}, colors={self.colors}: expected at least 3 of {NAMES} and at least "
+                f"max_objects={self.max_objects} of {tuple(PALETTE)}"
+            )
+        if not 2 <= self.grid <= 9 or self.canvas % self.grid or self.canvas < 6 * self.grid:
+            raise ValueError(
+                f"canvas={self.canvas}, grid={self.grid}: expected a grid of 2 to 9 cells a side that divides the "
+                "canvas into cells of at least 6 pixels"
+            )
+        if not 2 <= self.max_objects <= 8 or self.max_objects >= self.grid**2:
+            raise ValueError(f"max_objects={self.max_objects}: expected 2 to 8 and fewer than cells ({self.grid**2})")
+        if not 0 <= self.jitter <= self.canvas // self.grid // 4:
+            raise ValueError(f"jitter={self.jitter}: expected 0 to a quarter of a cell ({self.canvas // self.grid} px)")
+        if not (self.held_out > 0 and self.held_out_val > 0 and self.held_out + self.held_out_val < 1):
+            raise ValueError(f"held_out={self.held_out}, held_out_val={self.held_out_val}: expected fractions, sum < 1")
+
+    # Sampling
+
+    def sample(self, kind: str, rng: np.random.Generator, split: str) -> tuple[str, SceneGraph]:
+        """A prompt and a finished scene that answers it.
+
+        Args:
+            kind: one of `KINDS`.
+            rng: source of all randomness.
+            split: one of `SPLITS`; decides which combinations may occur, see the class.
+
+        Returns:
+            The prompt, and the scene with its objects in the prompt's order, each with colour and place, and with the
+            prompt's own relation if it has one. What the prompt leaves open is sampled.
+
+        Raises:
+            ValueError: an unknown kind or split, or a world so small that the split has no such scene.
+        """
+        if kind not in KINDS or split not in SPLITS:
+            raise ValueError(f"kind={kind!r}, split={split!r}: expected one of {KINDS} and one of {SPLITS}")
+        for _ in range(_MAX_DRAWS):
+            scene = self._draw(kind, rng)
+            if self._asks_within(split, kind, scene) and self.admits(scene, split):
+                return self.prompt(kind, scene), scene
+        raise ValueError(f"no {kind} scene fits split {split!r}; hold out less or use more shapes and colours: {self}")
+
+    def _draw(self, kind: str, rng: np.random.Generator) -> SceneGraph:
+        """A scene of this kind, whatever its split."""
+        count = {"single_object": 1, "colors": 1, "counting": int(rng.integers(2, self.max_objects + 1))}.get(kind, 2)
+        shapes, colors = rng.permutation(len(self.shapes)), rng.permutation(len(self.colors))
+        if kind == "counting":
+            shapes = [shapes[0]] * count
+        elif kind in ("two_objects", "position"):  # colours are free, equal ones too
+            colors = rng.integers(len(self.colors), size=count)
+        cells = rng.permutation(self.grid**2)[:count]
+        objects = tuple(
+            self.place(SceneObject(name=self.shapes[shape], color=self.colors[color]), int(cell), rng)
+            for shape, color, cell in zip(shapes[:count], colors[:count], cells, strict=True)
+        )
+        relations = ()
+        if kind == "position":
+            true = self.predicates(*objects)
+            relations = (Relation(subject=0, predicate=true[rng.integers(len(true))], object=1),)
+        return SceneGraph(objects=objects, relations=relations)
+
+    def place(self, one: SceneObject, cell: int, rng: np.random.Generator) -> SceneObject:
+        """The object in the cell of this number (reading order), jittered by `rng` where the world jitters."""
+        row, column = divmod(cell, self.grid)
+        x, y = (column + 0.5) / self.grid, (row + 0.5) / self.grid
+        if self.jitter:
+            half = self.detector.size / 2 / self.canvas
+            shift = rng.integers(-self.jitter, self.jitter + 1, size=2) / self.canvas
+            x, y = (float(np.clip(value, half, 1 - half)) for value in (x + shift[0], y + shift[1]))
+        return SceneObject(name=one.name, color=one.color, x=x, y=y)
+
+    def predicates(self, subject: SceneObject, reference: SceneObject) -> list[str]:
+        """The relations that hold between two placed objects, one or two for objects in different cells."""
+        return [name for name in PREDICATES if holds(name, subject, reference, 0.5 / self.grid)]
+
+    def prompt(self, kind: str, scene: SceneGraph) -> str:
+        """The words that ask for such a scene; says of colours and places only what the kind is about."""
+        colored = kind in ("colors", "color_attribution")
+        objects = tuple(SceneObject(name=one.name, color=one.color if colored else None) for one in scene.objects)
+        return describe(SceneGraph(objects=objects, relations=scene.relations))
+
+    # Holding out
+
+    def asked(self, kind: str, scene: SceneGraph) -> Combination:
+        """The combination that a prompt of this kind for this scene asks for."""
+        shapes = [one.name for one in scene.objects]
+        match kind:
+            case "single_object":
+                return (kind, shapes[0])
+            case "two_objects":
+                return (kind, *sorted(shapes))
+            case "counting":
+                return (kind, NUMBERS[len(shapes) - 1], shapes[0])
+            case "position":
+                (relation,) = scene.relations
+                return _relation(shapes[relation.subject], relation.predicate, shapes[relation.object])
+            case _:
+                return (kind, *sorted(one.noun for one in scene.objects))
+
+    def named(self, kind: str, scene: SceneGraph) -> set[Combination]:
+        """Every combination that such a prompt names, the one it asks for included."""
+        shapes, keys = sorted({one.name for one in scene.objects}), {self.asked(kind, scene)}
+        if len(shapes) == 2:
+            keys.add(("two_objects", *shapes))
+        if kind == "color_attribution":
+            keys.update(("colors", one.noun) for one in scene.objects)
+        return keys
+
+    def _asks_within(self, split: str, kind: str, scene: SceneGraph) -> bool:
+        asked = self.asked(kind, scene)
+        if self.split_of[asked] != split:
+            return False
+        return all(self.split_of[key] == "train" for key in self.named(kind, scene) - {asked})
+
+    def held(self, scene: SceneGraph, *, finished: bool = True) -> set[Combination]:
+        """Every combination in a placed scene that training must not show if it is held out.
+
+        Args:
+            scene: objects with colour and place.
+            finished: also how many there are of a shape, which is not asked of drafts on the way.
+        """
+        objects = scene.objects
+        keys = {("colors", one.noun) for one in objects}
+        for one, other in combinations(objects, 2):
+            if one.name == other.name:
+                continue
+            keys.add(("two_objects", *sorted((one.name, other.name))))
+            keys.update(_relation(one.name, predicate, other.name) for predicate in self.predicates(one, other))
+            if one.color != other.color:
+                keys.add(("color_attribution", *sorted((one.noun, other.noun))))
+        if finished:
+            names = [one.name for one in objects]
+            keys.update(("counting", NUMBERS[names.count(n) - 1], n) for n in set(names) if names.count(n) > 1)
+        return keys
+
+    def admits(self, scene: SceneGraph, split: str, *, finished: bool = True) -> bool:
+        """True where the split may show this scene: no two objects alike, none touching, nothing held out."""
+        if len({one.noun for one in scene.objects}) < len(scene.objects) or not self._apart(scene):
+            return False
+        return self._forbidden[split].isdisjoint(self.held(scene, finished=finished))
+
+    def _apart(self, scene: SceneGraph) -> bool:
+        """No two shapes touch, corners included."""
+        least = (self.detector.size + 0.5) / self.canvas
+        pairs = combinations(scene.objects, 2)
+        return not self.jitter or all(max(abs(a.x - b.x), abs(a.y - b.y)) > least for a, b in pairs)
+
+    @cached_property
+    def split_of(self) -> dict[Combination, Split]:
+        """The split of every combination that a prompt can ask for."""
+        return {key: split for kind in KINDS for key, split in self._divide(kind).items()}
+
+    @cached_property
+    def _forbidden(self) -> dict[str, frozenset[Combination]]:
+        of = {split: {key for key, value in self.split_of.items() if value == split} for split in SPLITS}
+        return {"train": frozenset(of["val"] | of["test"]), "val": frozenset(of["test"]), "test": frozenset()}
+
+    def _divide(self, kind: str) -> dict[Combination, Split]:
+        keys = sorted(set(self._all(kind)), key=lambda key: hashlib.sha256("|".join(key).encode()).digest())
+        splits: dict[Combination, Split] = dict.fromkeys(keys, "train")
+        used: Counter[str] = Counter()  # how often each word is in a combination held out so far
+        for split, fraction in (("test", self.held_out), ("val", self.held_out_val)):
+            for _ in range(ceil(fraction * len(keys))):
+                left = (key for key in keys if splits[key] == "train")
+                chosen = min(left, key=lambda key: sorted((used[word] for word in _words(key)), reverse=True))
+                splits[chosen] = split
+                used.update(_words(chosen))
+        return splits
+
+    def _all(self, kind: str) -> list[Combination]:
+        """Every combination of a kind, some more than once."""
+        match kind:
+            case "single_object":
+                return [(kind, shape) for shape in self.shapes]
+            case "two_objects":
+                return [(kind, *sorted(pair)) for pair in combinations(self.shapes, 2)]
+            case "counting":
+                return [(kind, number, shape) for number in NUMBERS[1 : self.max_objects] for shape in self.shapes]
+            case "colors":
+                return [(kind, f"{color} {shape}") for color, shape in product(self.colors, self.shapes)]
+            case "position":
+                pairs = permutations(self.shapes, 2)
+                return [_relation(one, predicate, other) for one, other in pairs for predicate in PREDICATES]
+            case _:
+                pairs = product(permutations(self.colors, 2), combinations(self.shapes, 2))
+                return [(kind, *sorted(f"{c} {s}" for c, s in zip(*pair, strict=True))) for pair in pairs]
+
+    # Drawing and recognising
+
+    def render(self, scene: SceneGraph) -> Image:
+        """The scene's picture, uint8 of shape (canvas, canvas, 3); the same pixels for the same scene.
+
+        Raises:
+            ValueError: an object without place or with a colour or shape that cannot be drawn.
+        """
+        image = np.empty((self.canvas, self.canvas, 3), dtype=np.uint8)
+        image[:] = BACKGROUND
+        size = self.detector.size
+        for one in scene.objects:
+            if one.x is None or one.y is None or one.color not in PALETTE:
+                raise ValueError(f"cannot draw {one}: it needs x, y and one of the colours {', '.join(PALETTE)}")
+            # A centre may fall between two pixels (a quarter is added lest rounding errors decide): then up and left.
+            left, top = (int(value * self.canvas - size / 2 + 0.25) for value in (one.x, one.y))
+            image[top : top + size, left : left + size][bitmap(one.name, size)] = PALETTE[one.color]
+        return image
+
+    @cached_property
+    def detector(self) -> ShapesDetector:
+        """Recognises this world's pictures."""
+        return ShapesDetector(canvas=self.canvas, grid=self.grid, shapes=self.shapes, colors=self.colors)
+
+    def detect(self, image: Image) -> SceneGraph:
+        """What a picture shows, from its pixels alone; see `ShapesDetector`."""
+        return self.detector(image)
+
+    def parse(self, text: str) -> SceneGraph:
+        """What a prompt or description of this world asks for; ValueError as `parse_scene`."""
+        return parse_scene(text, shapes=tuple(self.shapes), colors=tuple(self.colors), grid=self.grid)
+
+    def words(self) -> tuple[str, ...]:
+        """Every word that this world's prompts, plans and inspections can contain, sorted."""
+        cells = (cell_name(x / self.grid, y / self.grid, self.grid) for x in range(self.grid) for y in range(self.grid))
+        grammar = "a an and at add left right of above below the draft shows plan should be is missing there extra"
+        commands = "make turn into move to remove"
+        nouns = (*self.shapes, *map(plural, self.shapes), UNRECOGNISED)
+        numbers = NUMBERS[: self.max_objects]
+        return tuple(sorted({*grammar.split(), *commands.split(), *nouns, *self.colors, *numbers, *cells}))
+
+
+def _relation(subject: str, predicate: str, reference: str) -> Combination:
+    """The same key for "circle left of square" and "square right of circle"."""
+    if predicate in ("right of", "below"):
+        subject, predicate, reference = reference, INVERSE[predicate], subject
+    return ("position", subject, predicate, reference)
+
+
+def _words(combination: Combination) -> set[str]:
+    """What a combination is made of: its parts, and colour and shape of those that are coloured shapes."""
+    return {*combination[1:], *" ".join(combination[1:]).split()} - {"of"}

@@ -1,0 +1,1 @@
+"""Evaluation: prompts → trajectories on disk → verdicts → a report; no step loads what an earlier one needed."""

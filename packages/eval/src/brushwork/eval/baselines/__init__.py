@@ -1,0 +1,1 @@
+"""Baselines: samplers to compare with, one a file; a one-shot model is a one-image trajectory."""

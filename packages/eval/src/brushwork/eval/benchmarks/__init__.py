@@ -1,0 +1,1 @@
+"""Benchmarks: where the prompts of an evaluation come from, one a file."""

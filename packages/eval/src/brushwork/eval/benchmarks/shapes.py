@@ -1,0 +1,55 @@
+"""Held-out prompts of the embedded world, the six GenEval kinds in equal numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.eval.sampler import BenchmarkPrompt
+
+ATTEMPTS_PER_PROMPT = 50
+"""Draws before a repeated prompt is taken: some kinds have fewer held-out prompts than are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapesBenchmark:
+    """Prompts that hold a combination which training never showed (see `ShapesWorld` for what is held out).
+
+    Prompts of a kind are distinct as long as the held-out set has distinct ones to give; beyond that they repeat with
+    other seeds, so that an interval over them speaks of drawing these prompts again, not of new prompts.
+
+    Attributes:
+        world: where prompts and their hold-out come from; its settings must be those that the training data had.
+        prompts_per_kind: at least 1; the default makes 312 prompts of six kinds.
+        seed: decides which prompts are drawn and the sampling seed of each.
+        split: "test", or "val" for choices made before the test is looked at.
+    """
+
+    world: ShapesWorld
+    prompts_per_kind: int = 52
+    seed: int = 0
+    split: str = "test"
+
+    def prompts(self) -> list[BenchmarkPrompt]:
+        """All prompts, kind by kind; the same list for the same fields on every machine.
+
+        Raises:
+            ValueError: fewer than one prompt a kind, or a split that the world does not know.
+        """
+        if self.prompts_per_kind < 1:
+            raise ValueError(f"prompts_per_kind is {self.prompts_per_kind}; expected at least 1")
+        chosen = []
+        for number, kind in enumerate(KINDS):
+            # A stream per kind: asking for more prompts of one kind leaves those of the others as they were.
+            rng = np.random.default_rng([self.seed, number])
+            seen: set[str] = set()
+            for index in range(self.prompts_per_kind):
+                prompt, _ = self.world.sample(kind, rng, self.split)
+                for _ in range(ATTEMPTS_PER_PROMPT):
+                    if prompt not in seen:
+                        break
+                    prompt, _ = self.world.sample(kind, rng, self.split)
+                seen.add(prompt)
+                key = f"{kind}-{index:04d}"
+                chosen.append(BenchmarkPrompt(key=key, prompt=prompt, kind=kind, seed=int(rng.integers(2**31))))
+        return chosen

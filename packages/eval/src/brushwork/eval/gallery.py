@@ -1,0 +1,161 @@
+"""Which trajectories a report shows, and how: every plan, sketch, inspection and refinement in order, failures too."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from brushwork.eval.runs import Run
+from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
+from brushwork.tokens.trajectory import Draft, Image, Plan, Trajectory
+
+MAX_SIDE = 256
+"""Larger pictures are scaled down to this many pixels: the page must stay light enough to mail."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One draft as the page shows it.
+
+    Attributes:
+        source: the picture as a data URI.
+        draft: the picture and the model's inspection of it.
+        scored: what the judge said of it.
+        plan: the plan that the draft begins to carry out; None for its refinements and in a single pass.
+        refines: the corrective instruction that this draft answers; empty for the first draft of a step.
+        final: the last image, which is the answer.
+    """
+
+    source: str
+    draft: Draft
+    scored: ScoredDraft
+    plan: Plan | None
+    refines: str
+    final: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strip:
+    """One arm's answer to a prompt.
+
+    Attributes:
+        arm: number of the arm.
+        row: its verdict.
+        plans: plans that were written before anything was drawn.
+        frames: the drafts in order.
+    """
+
+    arm: int
+    row: ScoredTrajectory
+    plans: tuple[Plan, ...]
+    frames: tuple[Frame, ...]
+
+    @property
+    def outcome(self) -> str:
+        """One of "passed", "failed" and, where the judge failed, "unjudged"."""
+        return {True: "passed", False: "failed", None: "unjudged"}[self.row.passed]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """One prompt and the answers of all arms that have it."""
+
+    key: str
+    prompt: str
+    kind: str
+    strips: tuple[Strip, ...]
+
+
+def choose_keys(runs: Sequence[Run], per_kind: int, seed: int) -> list[str]:
+    """Prompts that show every arm passing and failing on every kind, drawn at random among those that do.
+
+    Args:
+        runs: the arms.
+        per_kind: of each kind and arm at least so many passes and so many failures, where there are as many.
+        seed: of the draw.
+
+    Returns:
+        Keys, kind by kind. A prompt is taken when it shows some arm and outcome of which there are too few yet.
+    """
+    outcomes: dict[str, dict[str, list[tuple[int, bool | None]]]] = {}
+    for arm, run in enumerate(runs):
+        for row in run.rows:
+            outcomes.setdefault(row.kind, {}).setdefault(row.key, []).append((arm, row.passed))
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for keys in outcomes.values():
+        shown: dict[tuple[int, bool | None], int] = {}
+        for key in rng.permutation(sorted(keys)):
+            wanted = [one for one in keys[key] if shown.get(one, 0) < per_kind]
+            if wanted:
+                chosen.append(str(key))
+                for one in keys[key]:
+                    shown[one] = shown.get(one, 0) + 1
+    return chosen
+
+
+def make_cards(runs: Sequence[Run], keys: Sequence[str]) -> list[Card]:
+    """The cards of these prompts; samples that cannot be read are left out of them."""
+    rows = [{row.key: row for row in run.rows} for run in runs]
+    cards = []
+    for key in keys:
+        strips = []
+        for arm, run in enumerate(runs):
+            trajectory = run.trajectories[key] if key in rows[arm] else None
+            if trajectory is not None:
+                strips.append(make_strip(arm, rows[arm][key], trajectory))
+        if strips:
+            row = strips[0].row
+            cards.append(Card(key=key, prompt=row.prompt, kind=row.kind, strips=tuple(strips)))
+    return cards
+
+
+def make_strip(arm: int, row: ScoredTrajectory, trajectory: Trajectory) -> Strip:
+    """A trajectory with its verdicts, ready to be shown."""
+    # In a text plan all plans stand together ahead of the only picture, elsewhere each before its own.
+    ahead = any(not step.drafts for step in trajectory.steps)
+    plans = tuple(step.plan for step in trajectory.steps if step.plan is not None) if ahead else ()
+    frames: list[Frame] = []
+    for step in trajectory.steps:
+        refines = ""
+        for number, draft in enumerate(step.drafts):
+            frames.append(
+                Frame(
+                    source=data_uri(draft.image),
+                    draft=draft,
+                    scored=row.drafts[len(frames)],
+                    plan=step.plan if number == 0 and not ahead else None,
+                    refines=refines,
+                    final=len(frames) + 1 == row.rounds,
+                )
+            )
+            refines = draft.inspection.refine if draft.inspection else ""
+    return Strip(arm=arm, row=row, plans=plans, frames=tuple(frames))
+
+
+def choose_hero(cards: Sequence[Card]) -> Strip | None:
+    """The trajectory that shows the process best: passed, inspected, a wrong draft mended; ties by number of rounds."""
+
+    def merit(strip: Strip) -> tuple[bool, bool, int]:
+        mended = any(
+            after.refines and before.scored.shows_plan is False and after.scored.shows_plan
+            for before, after in pairwise(strip.frames)
+        )
+        return strip.row.passed is True, mended, min(len(strip.frames), 6)
+
+    strips = [strip for card in cards for strip in card.strips if len(strip.frames) > 1]
+    return max(strips, key=merit, default=None)
+
+
+def data_uri(image: Image) -> str:
+    """A picture inside the page: PNG where pixels matter (up to 128 on a side), else JPEG of at most `MAX_SIDE`."""
+    picture = PillowImage.fromarray(np.ascontiguousarray(image))
+    kind = "png" if max(picture.size) <= 128 else "jpeg"
+    picture.thumbnail((MAX_SIDE, MAX_SIDE), PillowImage.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format=kind, **({"optimize": True} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,52 @@
+"""What was it measured on: processor, cores, versions; no names of people, hosts or folders."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def machine() -> dict[str, str]:
+    """Facts for the foot of a report.
+
+    Returns:
+        `processor`, `cores` (those that this process may use), `threads` (OMP_NUM_THREADS, where set), `system`,
+        `python`, `torch`, `accelerator` (where there is one) and `date` (UTC, ISO 8601).
+    """
+    facts = {
+        "processor": processor(),
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": installed("torch"),
+        "accelerator": accelerator(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def processor() -> str:
+    """The processor's market name where Linux tells it, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def accelerator() -> str:
+    """The first GPU's name; empty without one."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def installed(distribution: str) -> str:
+    """The installed version; empty where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,141 @@
+"""What a report reads of one arm: verdicts, predictions, the training log, the configuration, all from one folder."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from brushwork.data.shards import Rejected, ShardFolder
+from brushwork.eval.sampler import PREDICTIONS_FOLDER, read_rejected, read_samples
+from brushwork.eval.verdicts import VERDICTS_FILE, ScoredTrajectory, read_verdicts
+from brushwork.tokens.trajectory import Trajectory
+
+METRICS_FILE = "logs/metrics.csv"
+NOT_CURVES = {"step", "epoch", "minutes"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One column of the training log.
+
+    Attributes:
+        name: the column, such as "train/flow".
+        points: (optimiser step, training minutes, value); minutes are NaN where the log has none.
+    """
+
+    name: str
+    points: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One arm of the report.
+
+    Attributes:
+        name: what the report calls it.
+        folder: the run folder.
+        rows: its verdicts.
+        curves: its training log; empty where the sampler was not trained here.
+        samples: what `predict` recorded: prompts, sampler, machine.
+        rejected: prompts that the sampler refused.
+        settings: file name → text of the configurations kept in the folder.
+    """
+
+    name: str
+    folder: Path
+    rows: list[ScoredTrajectory]
+    curves: list[Curve]
+    samples: dict[str, Any]
+    rejected: list[dict[str, str]]
+    settings: dict[str, str]
+
+    @cached_property
+    def trajectories(self) -> "TrajectoryByKey":
+        """The pictures, read one at a time."""
+        return TrajectoryByKey(self.folder / PREDICTIONS_FOLDER, [row.key for row in self.rows])
+
+    @property
+    def num_missing(self) -> int:
+        """Prompts that were asked but neither drawn nor refused: `predict` was interrupted."""
+        return max(0, len(self.samples.get("samples", [])) - len(self.rows) - len(self.rejected))
+
+
+class TrajectoryByKey:
+    """Finds the trajectory of a verdict in the shards."""
+
+    def __init__(self, folder: Path, keys: Iterable[str]) -> None:
+        """Rows of `verdicts.jsonl` stand in the order of the shards: the place of a key is its number."""
+        self.samples = ShardFolder(folder, PREDICTIONS_FOLDER)
+        self.places = {key: place for place, key in enumerate(keys)}
+
+    def __getitem__(self, key: str) -> Trajectory | None:
+        """The trajectory; None where it cannot be read or the shards have changed since they were scored."""
+        place = self.places[key]
+        sample = self.samples[place] if place < len(self.samples) else None
+        return None if sample is None or isinstance(sample, Rejected) or sample.key != key else sample
+
+
+def load_runs(runs: str | Path | Mapping[str, str | Path]) -> list[Run]:
+    """Load the arms of a report.
+
+    Args:
+        runs: arm name → run folder, or one folder whose subfolders with verdicts are the arms, in their order by name.
+
+    Raises:
+        FileNotFoundError: a folder has no verdicts.
+        ValueError: there is no arm at all.
+    """
+    if isinstance(runs, Mapping):
+        folders = {str(name): Path(folder) for name, folder in runs.items()}
+    else:
+        folders = {path.parent.name: path.parent for path in sorted(Path(runs).glob(f"*/{VERDICTS_FILE}"))}
+        if not folders:
+            raise FileNotFoundError(f"no subfolder of {runs} holds {VERDICTS_FILE}; `lightning test` writes it")
+    if not folders:
+        raise ValueError("no runs to report; expected e.g. runs={process: outputs/process} or runs=outputs")
+    return [load_run(name, folder) for name, folder in folders.items()]
+
+
+def load_run(name: str, folder: Path) -> Run:
+    """Load one arm: `verdicts.jsonl` and `predictions/` must be there, `logs/metrics.csv` and `*.yaml` may be."""
+    predictions = folder / PREDICTIONS_FOLDER
+    metrics = folder / METRICS_FILE
+    return Run(
+        name=name,
+        folder=folder,
+        rows=read_verdicts(folder / VERDICTS_FILE),
+        curves=read_curves(metrics) if metrics.is_file() else [],
+        samples=read_samples(predictions),
+        rejected=read_rejected(predictions),
+        settings={path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))},
+    )
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """Every numeric column of a Lightning CSV log; blank cells and whole missing columns are in order.
+
+    Lightning writes a row per logging call, most cells blank. Where `minutes` is blank in a row it is taken from the
+    last row that had it.
+    """
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    minutes = math.nan
+    with path.open(encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            minutes = parse(row.get("minutes"), minutes)
+            step = parse(row.get("step"), float(number))
+            for name, cell in row.items():
+                value = parse(cell, math.nan)
+                if name and name not in NOT_CURVES and math.isfinite(value):
+                    points.setdefault(name, []).append((step, minutes, value))
+    return [Curve(name=name, points=tuple(values)) for name, values in points.items()]
+
+
+def parse(cell: Any, otherwise: float) -> float:
+    """The cell's number; `otherwise` where it is blank, missing or no number."""
+    try:
+        return float(cell)
+    except (TypeError, ValueError):
+        return otherwise

@@ -1,0 +1,100 @@
+"""The rows of `verdicts.jsonl`: what the judge said of each trajectory, as typed records and as JSON lines."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+VERDICTS_FILE = "verdicts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredDraft:
+    """What is known of one draft.
+
+    Attributes:
+        step: number of its step in the trajectory, from 0.
+        draft: number of the draft within the step, from 0.
+        accepts: the model's own inspection accepted it; None where nothing was inspected.
+        shows_plan: the judge found the planned scene in it; None without a plan or where the judge could not say.
+        satisfies_prompt: it would pass as the final answer; None where the judge could not say.
+        reason: the judge's words about draft and plan, or why it could not say; empty without a plan.
+    """
+
+    step: int
+    draft: int
+    accepts: bool | None
+    shows_plan: bool | None
+    satisfies_prompt: bool | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredTrajectory:
+    """One row of `verdicts.jsonl`.
+
+    Attributes:
+        key: the trajectory's key; the same in all arms that answered one benchmark.
+        prompt: the user's words.
+        kind: the benchmark's category.
+        seed: the sampling seed; None where it is not known.
+        passed: the verdict on the final image; None where the judge failed, which counts neither for nor against.
+        score: the judge's score, 0 to 1; None where the judge failed.
+        reason: the judge's words.
+        judge: who judged, and which version.
+        failure: why there is no verdict; None where there is one.
+        cost: as the sampler measured it: `denoise_steps`, `model_forwards`, `text_tokens`, `seconds`.
+        rounds: images drawn, the number that the paper's cost per image multiplies (2.62 rounds x 50 steps).
+        steps: plans made, or 1 for a single pass.
+        stopped: why sampling ended, where the sampler says.
+        drafts: every draft in the order in which it was drawn.
+    """
+
+    key: str
+    prompt: str
+    kind: str
+    seed: int | None
+    passed: bool | None
+    score: float | None
+    reason: str
+    judge: str
+    failure: str | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    rounds: int = 0
+    steps: int = 0
+    stopped: str | None = None
+    drafts: tuple[ScoredDraft, ...] = ()
+
+
+def write_verdicts(rows: Iterable[ScoredTrajectory], path: Path) -> None:
+    """Write one JSON object a line; the file appears whole or not at all."""
+    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_verdicts(path: Path) -> list[ScoredTrajectory]:
+    """Read what `write_verdicts` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names the command that makes one.
+        ValueError: a line is not a row; the message names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no verdicts at {path}; `lightning test out={path.parent}` scores predictions")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            values["drafts"] = tuple(ScoredDraft(**draft) for draft in values["drafts"])
+            rows.append(ScoredTrajectory(**values))
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}, line {number}: not a verdict ({error}); score the predictions again") from error
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file beside its place and move it there, making the folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

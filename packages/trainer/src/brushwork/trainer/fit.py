@@ -1,0 +1,112 @@
+"""The tasks behind `lightning fit` and `lightning validate`."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from brushwork.data.datamodule import TrajectoryDataModule
+from brushwork.flow.checkpoint import from_pretrained, save_pretrained
+from brushwork.flow.model import ModelConfig, UnifiedModel
+from brushwork.tokens.segments import Segmenter
+from brushwork.tokens.vocabulary import WordVocabulary
+from brushwork.trainer.module import ProcessModule
+
+log = logging.getLogger(__name__)
+
+
+def read_vocabulary(folder: str | Path) -> WordVocabulary:
+    """The word vocabulary of a built data set.
+
+    Raises:
+        FileNotFoundError: the folder holds no `words.json`.
+    """
+    path = Path(folder) / "words.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; build the data first: lightning build out={folder}")
+    return WordVocabulary.from_json(path.read_text())
+
+
+def fit(
+    *,
+    model: Callable[..., ModelConfig],
+    vocabulary: WordVocabulary,
+    segmenter: Callable[..., Segmenter],
+    data: Callable[..., TrajectoryDataModule],
+    module: Callable[..., ProcessModule],
+    callbacks: Sequence[Any],
+    loggers: Sequence[Logger],
+    trainer: Callable[..., pl.Trainer],
+    out: str,
+    seed: int = 0,
+    resume: str | None = "auto",
+) -> Path:
+    """Trains a model and writes it as a folder that `from_pretrained` reads.
+
+    Args:
+        model: builds the model's configuration, given `vocab_size`.
+        vocabulary: of the data.
+        segmenter: builds the segmenter, given `vocabulary` and `stride`.
+        data: builds the data module, given `segmenter`.
+        module: builds the training module, given the model.
+        callbacks, loggers: of the trainer. A callback that is a function is called with `vocabulary`.
+        trainer: builds the trainer.
+        out: folder of the run: `model/`, `checkpoints/`, `logs/`, `config.yaml`.
+        seed: of the initial weights.
+        resume: a Lightning checkpoint to go on from; "auto" takes `out/checkpoints/last.ckpt` if it is there.
+
+    Returns:
+        The model folder.
+    """
+    pl.seed_everything(seed, verbose=False)
+    unified = UnifiedModel(model(vocab_size=len(vocabulary)))
+    streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
+    extra = [c if isinstance(c, pl.Callback) else c(vocabulary=vocabulary) for c in callbacks]
+    run = trainer(callbacks=extra, logger=list(loggers), default_root_dir=out)
+    checkpoint = Path(out) / "checkpoints" / "last.ckpt"
+    if resume == "auto":
+        resume = str(checkpoint) if checkpoint.is_file() else None
+    training = module(unified)
+    log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.shards))
+    run.fit(training, datamodule=streams, ckpt_path=resume)
+    if not run.is_global_zero:
+        return Path(out) / "model"
+    if streams.train.set_aside:
+        text = json.dumps(streams.train.set_aside, indent=1)
+        (Path(out) / "set_aside.json").write_text(text)
+        log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.train.set_aside), out)
+    folder = save_pretrained(training.model, vocabulary, Path(out) / "model")
+    log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
+    return folder
+
+
+def validate(
+    *,
+    checkpoint: str,
+    segmenter: Callable[..., Segmenter],
+    data: Callable[..., TrajectoryDataModule],
+    module: Callable[..., ProcessModule],
+    trainer: Callable[..., pl.Trainer],
+    out: str,
+) -> dict[str, float]:
+    """Losses of a trained model on the held-out samples, written to `out/validate.json`.
+
+    Args:
+        checkpoint: a model folder.
+    """
+    unified, vocabulary = from_pretrained(checkpoint)
+    streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
+    run = trainer(callbacks=[], logger=False, default_root_dir=out)
+    results = run.validate(module(unified), datamodule=streams, verbose=False)[0]
+    Path(out).mkdir(parents=True, exist_ok=True)
+    (Path(out) / "validate.json").write_text(json.dumps(results, indent=1))
+    log.info("%s", {name: round(value, 4) for name, value in results.items()})
+    return dict(results)
+
+
+def _millions(model: UnifiedModel) -> float:
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6

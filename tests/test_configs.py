@@ -1,0 +1,80 @@
+"""The configs say what the constructors take: every verb and every group option is composed and compared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from brushwork.trainer import cli, spelling
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+OPTIONS = sorted(
+    (path.parent.relative_to(CONFIGS).as_posix(), path.stem)
+    for path in CONFIGS.rglob("*/*.yaml")
+    if path.parent.name != "hydra"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra() -> Iterator[None]:
+    with initialize_config_module(cli.CONFIGS, version_base="1.3"):
+        yield
+
+
+def composed(verb: str, *overrides: str) -> DictConfig:
+    return compose(verb, overrides=list(overrides), return_hydra_config=True)
+
+
+def call(config: DictConfig) -> dict:
+    """The composed config as the command sees it before interpolations are resolved."""
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    del plain["hydra"]
+    return plain
+
+
+def groups(verb: str) -> set[str]:
+    return {name for name in composed(verb).hydra.runtime.choices if not name.startswith("hydra")}
+
+
+def test_the_root_configs_are_the_verbs():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_is_one_call(verb):
+    config = composed(verb)
+    assert spelling.misfit(call(config)) is None
+    assert "_target_" in config and "out" in config
+    assert OmegaConf.to_container(config.hydra.run) == {"dir": "${out}"}, "the defaults lack `hydra: default`"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_interpolations_resolve(verb):
+    config = composed(verb)
+    needed = OmegaConf.missing_keys(config)
+    for key in needed:
+        if not key.startswith("hydra"):
+            OmegaConf.update(config, key, "given")
+    del config["hydra"]
+    OmegaConf.resolve(config)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_an_option_fits_every_verb_that_offers_it(group, option):
+    verbs = [verb for verb in cli.VERBS if group in groups(verb)]
+    assert verbs, f"no verb has a group {group!r}: add it to a defaults list or remove the folder"
+    for verb in verbs:
+        assert spelling.misfit(call(composed(verb, f"{group}={option}"))) is None, f"{verb} {group}={option}"
+
+
+def test_an_ablation_has_at_most_ten_lines():
+    long = {path.name: lines for path in CONFIGS.glob("ablation/*.yaml") if (lines := effective_lines(path)) > 10}
+    assert not long
+
+
+def effective_lines(path: Path) -> int:
+    lines = path.read_text().splitlines()
+    return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines)
