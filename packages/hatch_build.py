@@ -8,18 +8,21 @@ The plain name, pinned to the same version, is used where a folder would be wron
 * releases (`BRUSHWORK_RELEASE=1`), whose wheels must not name a folder of the machine that built them;
 * builds from an sdist, where there is no sibling folder.
 
-Each package reaches this file through a symbolic link, so that its sdist holds a copy.
+Each package reaches this file, like the licence, through a symbolic link; its sdist holds what the link points to.
 """
 
 import os
 import re
 import sys
+import tarfile
 from pathlib import Path
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 SIBLING = re.compile(r"brushwork-(?P<folder>\w+)(\[.*\])?")
 EDITABLE_HOOKS = {"prepare_metadata_for_build_editable", "build_editable"}  # PEP 660
+
+tarfile.TarFile.dereference = True  # hatchling would put the links themselves into an sdist, where they lead nowhere
 
 
 class SiblingDependencies(MetadataHookInterface):

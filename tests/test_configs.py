@@ -53,12 +53,9 @@ def test_a_verb_is_one_call(verb):
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_interpolations_resolve(verb):
-    config = composed(verb)
-    needed = OmegaConf.missing_keys(config)
-    for key in needed:
-        if not key.startswith("hydra"):
-            OmegaConf.update(config, key, "given")
-    del config["hydra"]
+    config = compose(verb)
+    for key in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, key, "given")
     OmegaConf.resolve(config)
 
 

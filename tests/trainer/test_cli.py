@@ -128,8 +128,8 @@ def test_a_run_writes_its_config_and_log_into_out_and_keeps_stdout_clean(studio)
     assert done.returncode == 0, done.stderr
     assert done.stdout == " ".join((*PAINT, "brush=round", "out=gallery/one")) + "\n", "argv must hold the verb again"
     assert done.stderr.count("width 3 into gallery/one") == 1
-    assert files(studio / "gallery") == {"one/config.yaml", "one/paint.log"}
-    assert "width: 3" in (studio / "gallery/one/config.yaml").read_text()
+    assert files(studio / "gallery") == {"one/paint.yaml", "one/paint.log"}
+    assert "width: 3" in (studio / "gallery/one/paint.yaml").read_text()
     assert "width 3" in (studio / "gallery/one/paint.log").read_text()
 
 
@@ -137,9 +137,9 @@ def test_a_sweep_gives_each_job_a_folder(studio):
     done = run((*PAINT, "-m", "brush=flat,round", "strokes=2"), studio)
     assert done.returncode == 0, done.stderr
     folders = {"brush-flat+strokes-2", "brush-round+strokes-2"}
-    expected = {f"{folder}/{name}" for folder in folders for name in ("config.yaml", "paint.log")}
+    expected = {f"{folder}/{name}" for folder in folders for name in ("paint.yaml", "paint.log")}
     assert files(studio / "painted") == expected | {"multirun.yaml"}
-    assert "out: painted/brush-round+strokes-2" in (studio / "painted/brush-round+strokes-2/config.yaml").read_text()
+    assert "out: painted/brush-round+strokes-2" in (studio / "painted/brush-round+strokes-2/paint.yaml").read_text()
 
 
 def test_bad_input_is_one_line_and_a_bug_is_a_traceback(studio):
@@ -205,4 +205,4 @@ def paint(out, **_):
     done = run((*PAINT, "~brush"), studio)
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stderr
-    assert files(studio / "painted") == {"config.yaml", "paint.log", "train_ddp_process_1.log"}
+    assert files(studio / "painted") == {"paint.yaml", "paint.log", "train_ddp_process_1.log"}

@@ -93,7 +93,7 @@ def cell_centre(name: str, grid: int = GRID) -> tuple[float, float]:
     """
     column, row = ord(name[:1] or " ") - ord("a"), int(name[1:]) - 1 if name[1:].isdecimal() else -1
     if not (0 <= column < grid and 0 <= row < grid):
-        raise ValueError(f"there is no cell {name!r}; the {grid} × {grid} grid runs from a1 to {cell_name(1, 1, grid)}")
+        raise ValueError(f"there is no cell {name!r}; the {grid} × {grid} grid runs from a1 to {cell_name(1.0, 1.0, grid)}")
     return (column + 0.5) / grid, (row + 0.5) / grid
 
 

@@ -48,30 +48,30 @@ class Axis:
         logarithmic: equal factors are equally far apart; needs `low` > 0.
     """
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: int | float
+    high: int | float
+    start: int | float
+    end: int | float
     logarithmic: bool = False
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: int | float) -> float:
         """The pixel of a value."""
         low, high, at = (math.log(one) if self.logarithmic else one for one in (self.low, self.high, value))
         return self.start + (at - low) / ((high - low) or 1) * (self.end - self.start)
 
 
-def svg(style: str, width: float, height: float, label: str, content: Markup) -> Markup:
+def svg(style: str, width: int | float, height: int | float, label: str, content: Markup) -> Markup:
     """A picture that fills its column and has a name for screen readers."""
     frame = '<svg class="{}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
     return Markup(frame).format(style, width, height, label, content)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+def line(x1: int | float, y1: int | float, x2: int | float, y2: int | float, style: str) -> Markup:
     """A straight line."""
     return Markup(f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
 
-def words(text: str, x: float, y: float, style: str = "", anchor: str = "middle") -> Markup:
+def words(text: str, x: int | float, y: int | float, style: str = "", anchor: str = "middle") -> Markup:
     """A line of text, escaped."""
     element = '<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
     return Markup(element).format(style, x, y, anchor, text)
@@ -82,7 +82,7 @@ def joined(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def mark(arm: int, x: float, y: float, size: float = 4.0) -> Markup:
+def mark(arm: int, x: int | float, y: int | float, size: int | float = 4) -> Markup:
     """The arm's mark: circle, square, triangle, diamond, then again."""
     style = f'class="mark arm-{arm % NUM_ARM_STYLES}"'
     if arm % 4 == 0:
@@ -125,7 +125,7 @@ def interval_bar(interval: Interval, arm: int, width: int = 150, labelled: bool 
     )
 
 
-def whisker(interval: Interval, arm: int, axis: Axis, y: float) -> Markup:
+def whisker(interval: Interval, arm: int, axis: Axis, y: int | float) -> Markup:
     """An interval as a line with the arm's mark at the estimate."""
     limits = line(axis(interval.low), y, axis(interval.high), y, f"whisker arm-{arm % NUM_ARM_STYLES}")
     return limits + mark(arm, axis(interval.estimate), y)
@@ -214,17 +214,17 @@ def histogram(counts: Sequence[int], arm: int, label: str) -> Markup:
 def ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers that cover the range."""
     span = (high - low) or 1.0
-    power = 10 ** math.floor(math.log10(span / 4))
+    power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= 6)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, last + 1)]
+    return [float(round(number * step, 10)) for number in range(first, last + 1)]
 
 
 def ticks_logarithmic(low: float, high: float) -> list[float]:
     """Powers of ten that cover a positive range, with 2 and 5 between where there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     between = (1, 2, 5) if last - first <= 2 else (1,)
-    candidates = [factor * 10.0**power for power in range(first, last + 1) for factor in between]
+    candidates = [factor * 10.0**power for power in range(first - 1, last + 2) for factor in between]
     lower = max(tick for tick in candidates if tick <= low)
     upper = min(tick for tick in candidates if tick >= high)
     return [tick for tick in candidates if lower <= tick <= upper]

@@ -11,6 +11,7 @@ from brushwork.eval.runs import Run
 
 BACKGROUND, INK, FAINT, EDGE = (250, 249, 246), (34, 34, 38), (122, 122, 128), (222, 219, 210)
 FRAME_COLOURS = {"passed": (28, 128, 84), "failed": (196, 62, 40), "unjudged": (150, 150, 150)}
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 MAX_DRAFTS = 6
 """Drafts shown of one answer; of a longer one the first are left out, and the count says how many."""
 
@@ -81,7 +82,7 @@ def enlarged(image: np.ndarray, side: int) -> PillowImage.Image:
     return picture.resize(size, PillowImage.Resampling.NEAREST if factor > 1 else PillowImage.Resampling.LANCZOS)
 
 
-def wrapped(text: str, width: int, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont) -> str:
+def wrapped(text: str, width: int, pen: ImageDraw.ImageDraw, font: Font) -> str:
     """The text broken into at most three lines that fit the width; what does not fit ends in an ellipsis."""
     lines = [""]
     for word in text.split():

@@ -1,7 +1,9 @@
-"""What was it measured on: processor, cores, versions; no names of people, hosts or folders."""
+"""What was it measured on, and by which command: for the foot of a report; no names of people or hosts."""
 
 import os
 import platform
+import shlex
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +27,14 @@ def machine() -> dict[str, str]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def command_line() -> str:
+    """The `lightning` command that this process performs, as it was typed; empty in any other process."""
+    program, *arguments = sys.argv or [""]
+    path = Path(program)
+    is_command = path.name == "lightning" or path.parts[-2:] == ("trainer", "__main__.py")
+    return shlex.join(["lightning", *arguments]) if is_command else ""
 
 
 def processor() -> str:

@@ -24,6 +24,10 @@ class InspectionQuality(Metric):
     """
 
     full_state_update = False
+    drafts: Tensor
+    wrong: Tensor
+    flagged: Tensor
+    flagged_wrong: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +66,8 @@ class RefineSuccess(Metric):
     """
 
     full_state_update = False
+    mended: Tensor
+    refined_wrong: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,6 +95,8 @@ class OverCorrection(Metric):
     """
 
     full_state_update = False
+    spoilt: Tensor
+    refined_right: Tensor
 
     def __init__(self) -> None:
         super().__init__()

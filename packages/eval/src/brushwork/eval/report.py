@@ -18,6 +18,7 @@ from markupsafe import Markup
 from brushwork.eval import charts
 from brushwork.eval.contact_sheet import contact_sheet
 from brushwork.eval.gallery import Card, choose_hero, choose_keys, make_cards
+from brushwork.eval.machine import command_line
 from brushwork.eval.runs import Run, load_runs
 from brushwork.eval.statistics import Interval, wilson
 from brushwork.eval.summary import ArmSummary, summarise, to_json
@@ -87,16 +88,19 @@ def page_context(runs: Sequence[Run], arms: Sequence[ArmSummary], baseline: str)
         "outcomes": [outcome for outcome in outcomes.values() if outcome in shown],
         "judged": [sum(row.passed is not None for row in run.rows) for run in runs],
         "judges": ", ".join(sorted({row.judge for row in rows if row.judge})) or "none",
-        "lead": f"{num_prompts} prompts of {count(len(kinds), 'kind')}, answered by {count(len(arms), 'arm')}, {now()}.",
+        "lead": f"{num_prompts} prompts of {count(len(kinds), 'kind')}, {count(len(arms), 'arm')}, {now()}.",
         "num_prompts": num_prompts,
         "date": now(),
+        "command": command_line(),
         "marks": [charts.legend_mark(arm) for arm in range(len(arms))],
         "bars": [charts.interval_bar(arm.overall, number) for number, arm in enumerate(arms)],
         "tile_bars": [charts.interval_bar(arm.overall, number, 300, labelled=True) for number, arm in enumerate(arms)],
         "prompts_of": {kind: prompts_of(kind, runs) for kind in kinds},
         "forest": charts.forest(groups),
         "curves": learning_curves(runs),
-        "histograms": [charts.histogram(arm.rounds, number, "answers with 1, 2, 3, … images") for number, arm in enumerate(arms)],
+        "histograms": [
+            charts.histogram(arm.rounds, number, "answers with 1, 2, 3, … images") for number, arm in enumerate(arms)
+        ],
         "process": [process_view(arm) for arm in arms],
         "machines": [describe_machine(run.samples.get("machine", {})) for run in runs],
         "commands": [commands(run) for run in runs],
@@ -161,9 +165,10 @@ def share(part: float, whole: float) -> Interval:
 
 
 def commands(run: Run) -> list[str]:
-    """The commands behind a run: the first line of each configuration, where it is a comment that holds one."""
+    """The commands behind a run: what opens a configuration as a comment, and what `predict` recorded."""
     first_lines = [text.partition("\n")[0] for text in run.settings.values()]
-    return [line.removeprefix("#").strip() for line in first_lines if re.match(r"#\s*lightning\s", line)]
+    found = [line.removeprefix("#").strip() for line in first_lines if re.match(r"#\s*lightning\s", line)]
+    return list(dict.fromkeys(command for command in (*found, run.samples.get("command", "")) if command))
 
 
 def seeds(text: str) -> str:

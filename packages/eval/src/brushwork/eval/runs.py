@@ -39,7 +39,7 @@ class Run:
         folder: the run folder.
         rows: its verdicts.
         curves: its training log; empty where the sampler was not trained here.
-        samples: what `predict` recorded: prompts, sampler, machine.
+        samples: what `predict` recorded: prompts, sampler, machine, command.
         rejected: prompts that the sampler refused.
         settings: file name → text of the configurations kept in the folder.
     """

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brushwork.data.shards import shard_path, write_shard
-from brushwork.eval.machine import machine
+from brushwork.eval.machine import command_line, machine
 from brushwork.eval.verdicts import write_text
 from brushwork.tokens.trajectory import Trajectory
 
@@ -76,9 +76,9 @@ def predict(
 ) -> Path:
     """Draw every prompt and store the trajectories, one shard a batch: `lightning predict`.
 
-    Writes `predictions/` inside `out`: the shards, `samples.json` (what was asked, by which sampler, on which
-    machine) and `rejected.jsonl` (prompts that the sampler refused, such as control tags typed by a user). Started
-    again after an interruption it draws only the batches that are missing.
+    Writes `predictions/` inside `out`: the shards, `samples.json` (what was asked of which sampler, on which machine,
+    by which command) and `rejected.jsonl` (prompts that the sampler refused, such as control tags typed by a user).
+    Started again after an interruption it draws only the batches that are missing.
 
     Args:
         sampler: draws a batch. Where it does not measure `cost["seconds"]`, the batch's wall time is shared out.
@@ -171,7 +171,7 @@ def prepare_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> No
     for shard in folder.glob(f"{PREDICTIONS_FOLDER}-*"):
         shard.unlink()
     (folder / REJECTED_FILE).unlink(missing_ok=True)
-    record = {**request, "machine": machine()}
+    record = {**request, "machine": machine(), "command": command_line()}
     write_text(folder / SAMPLES_FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -31,6 +31,8 @@ class ArmSummary:
         difference: overall minus the baseline's on the same prompts; None for the baseline itself.
         cost: measured cost of an answer, see `cost_summary`.
         process: step-level metrics, see `process_metrics`.
+        num_unjudged_drafts: inspected drafts on which the judge could not say, an unreadable plan for example; they are
+            in none of the process metrics.
         plan_shown: share of first drafts that show their plan, None where there are no plans to show.
         rounds: how many answers took 1, 2, 3, … images.
         stopped: why sampling ended → how often.
@@ -47,6 +49,7 @@ class ArmSummary:
     difference: Interval | None
     cost: dict[str, CostTerm]
     process: dict[str, dict[str, float]]
+    num_unjudged_drafts: int
     plan_shown: Interval | None
     rounds: tuple[int, ...]
     stopped: dict[str, int]
@@ -88,6 +91,9 @@ def summarise_run(run: Run, reference: Run, confidence: float) -> ArmSummary:
         difference=None if run is reference else compare(reference.rows, run.rows, confidence),
         cost=cost_summary(run.rows),
         process=process_metrics(run.rows),
+        num_unjudged_drafts=sum(
+            draft.accepts is not None and draft.shows_plan is None for row in run.rows for draft in row.drafts
+        ),
         plan_shown=wilson(sum(planned), len(planned), confidence) if planned else None,
         rounds=count_rounds(run.rows),
         stopped=count_stops(run.rows),

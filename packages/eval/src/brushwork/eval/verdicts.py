@@ -60,7 +60,7 @@ class ScoredTrajectory:
     reason: str
     judge: str
     failure: str | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, int | float] = field(default_factory=dict)
     rounds: int = 0
     steps: int = 0
     stopped: str | None = None

@@ -1,12 +1,13 @@
 """Pictures to latents and back."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What the model needs of an autoencoder."""
 

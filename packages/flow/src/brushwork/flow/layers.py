@@ -133,7 +133,7 @@ class TimeEmbedder(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))
 
 
-def sincos_table(side: int, dim: int) -> Float[Tensor, "side*side dim"]:
+def sincos_table(side: int, dim: int) -> Float[Tensor, "cells dim"]:
     """Fixed 2-D position table: the first half of the channels encodes the column, the second the row (facts 4.6)."""
     frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies

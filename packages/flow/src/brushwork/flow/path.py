@@ -18,7 +18,7 @@ def sample_timesteps(count: int, *, shift: float = 1.0, generator: Generator | N
     return shift_timesteps(randn(count, generator=generator).sigmoid(), shift)
 
 
-def timestep_grid(num_steps: int, *, shift: float = 1.0) -> Float[Tensor, " n+1"]:
+def timestep_grid(num_steps: int, *, shift: float = 1.0) -> Float[Tensor, " points"]:
     """The times at which a sampler stops: 1 (noise) down to 0 (data), `num_steps` steps, hence one point more.
 
     BAGEL counts points: its `num_timesteps=50` is `num_steps=49` here.

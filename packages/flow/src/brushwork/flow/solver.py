@@ -10,7 +10,7 @@ Velocity = Callable[[Float[Tensor, "*n dim"], float], Float[Tensor, "*n dim"]]
 
 
 def euler(
-    velocity: Velocity, noise: Float[Tensor, "*n dim"], timesteps: Float[Tensor, " steps+1"]
+    velocity: Velocity, noise: Float[Tensor, "*n dim"], timesteps: Float[Tensor, " points"]
 ) -> Float[Tensor, "*n dim"]:
     """Follows `velocity` along `timesteps` (first to last, as `path.timestep_grid` gives them); state in float32."""
     x_t = noise.float()

@@ -30,7 +30,8 @@ class PackedBatch:
         patch_index: where the L image patches stand in the sequence.
         patch_grid: row and column of each patch in its image.
         patch_draw: which noise draw a patch belongs to, or `CLEAN`.
-        patch_source: which patch of `images` (patches of all images, concatenated) it shows.
+        patch_source: which patch of `images` (patches of all images, concatenated) it shows; empty where the
+            segments carry no pictures (generation supplies latents itself).
         images: the distinct pictures, height x width x 3.
         text_index, text_labels: where the next token of a text is predicted, and what it is.
         switch_index, switch_labels: where a change of modality (or the end) is predicted, and what it is.
@@ -43,7 +44,7 @@ class PackedBatch:
     patch_index: Int[Tensor, " patches"]
     patch_grid: Int[Tensor, "patches 2"]
     patch_draw: Int[Tensor, " patches"]
-    patch_source: Int[Tensor, " patches"]
+    patch_source: Int[Tensor, " sources"]
     images: tuple[UInt8[Tensor, "_ _ 3"], ...]
     text_index: Int[Tensor, " texts"]
     text_labels: Int[Tensor, " texts"]
@@ -138,7 +139,7 @@ def _patches(segments: Sequence[Segment], starts: np.ndarray) -> dict[str, Any]:
         if segment.image is not None:
             if id(segment.image) not in offsets:
                 offsets[id(segment.image)] = total
-                images.append(torch.from_numpy(segment.image))
+                images.append(torch.tensor(segment.image))
                 total += count
             sources.append(offsets[id(segment.image)] + np.arange(count))
     return {

@@ -140,7 +140,7 @@ class Segmenter:
         sequence does not advance the position counter (facts 5.2)."""
         cut = max(i for i in range(drawn) if segments[i].kind is Kind.TEXT)
         target = segments[drawn]
-        copies = [s for s in segments[drawn:] if s.kind is Kind.NOISED and s.image is target.image]
+        copies = [s for s in segments if s.kind is Kind.NOISED and s.image is target.image]
         return segments[:cut] + [replace(copy, position=segments[cut].position) for copy in copies]
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 # Names as in BAGEL's Qwen2.5 vocabulary (facts sheet, section 1); the six tags are the paper's.
 CONTROL_TOKENS = {
@@ -41,6 +41,7 @@ class ControlIds:
         return tuple(getattr(self, item.name) for item in fields(self))
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """What the grammar and the model need to know of a tokenizer."""
 

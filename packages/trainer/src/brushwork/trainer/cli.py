@@ -70,7 +70,7 @@ def run(verb: str, argv: list[str]) -> None:
     try:
         with process_state(argv, "1"):
             hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=verb)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # a task's own ValueError ends in `perform`
         if wants_traceback == "1":
             raise
         fail(spelling.explain(error, verb, argv[1:]), code=2)
@@ -95,7 +95,7 @@ def process_state(argv: list[str], full_error: str | None) -> Iterator[None]:
 
 
 def perform(config: Any) -> None:
-    """Makes the one call that a composed config stands for, after saving it, resolved, as `config.yaml` in `out`.
+    """Makes the one call that a composed config stands for, after saving it, resolved, as `VERB.yaml` in `out`.
 
     Raises:
         SystemExit: a key is no argument of its `_target_`, or a needed one is missing (code 2); the call raised
@@ -108,8 +108,9 @@ def perform(config: Any) -> None:
     from omegaconf import OmegaConf
 
     job = HydraConfig.get()
+    verb = str(job.job.config_name)
     if missing := OmegaConf.missing_keys(config):
-        fail(spelling.needs(str(job.job.config_name), missing), code=2)
+        fail(spelling.needs(verb, missing), code=2)
     if job.mode == RunMode.MULTIRUN:
         config.out = os.path.relpath(job.runtime.output_dir)
     call = OmegaConf.to_container(config, resolve=True)
@@ -117,7 +118,7 @@ def perform(config: Any) -> None:
     try:
         if problem := spelling.misfit(call):
             fail(problem, code=2)
-        save_config(call, Path(call["out"]))
+        save_config(call, Path(call["out"], f"{verb}.yaml"))
         instantiate(call, _convert_="all")
     except Exception as error:
         cause: BaseException = error
@@ -128,14 +129,14 @@ def perform(config: Any) -> None:
         fail(str(cause), code=1)
 
 
-def save_config(config: Mapping[Any, Any], folder: Path) -> None:
-    """Writes `config.yaml` in one move: every process of a distributed run writes the same file."""
+def save_config(config: Mapping[Any, Any], path: Path) -> None:
+    """Writes a resolved config in one move: every process of a distributed run writes the same file."""
     from omegaconf import OmegaConf
 
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".config.yaml.{os.getpid()}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(OmegaConf.to_yaml(config), encoding="utf-8")
-    os.replace(unfinished, folder / "config.yaml")
+    os.replace(unfinished, path)
 
 
 def complete(arguments: list[str]) -> None:

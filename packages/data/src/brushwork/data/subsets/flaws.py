@@ -1,7 +1,8 @@
 """Errors planted in a draft: the scene with one thing wrong, so that its inspection is true by construction."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from brushwork.data.worlds.shapes import ShapesWorld
 
 _DRAWS_PER_KIND = 6
 
+T = TypeVar("T")
 Change = Callable[[ShapesWorld, SceneGraph, np.random.Generator], SceneGraph]
 
 
@@ -43,8 +45,7 @@ def plant(
     for number in rng.permutation(len(kinds)):
         kind = kinds[number]
         for _ in range(_DRAWS_PER_KIND):
-            changes = _CHANGES[kind]
-            flawed = changes[rng.integers(len(changes))](world, scene, rng)
+            flawed = _any(_CHANGES[kind], rng)(world, scene, rng)
             found = diff(plan, flawed, tolerance=0.5 / world.grid)
             if [one.kind for one in found] == [kind] and world.admits(flawed, split, finished=False):
                 return Flaw(kind=kind, scene=flawed)
@@ -52,11 +53,11 @@ def plant(
 
 
 def _recolor(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
-    return _replaced(scene, rng.integers(len(scene.objects)), color=world.colors[rng.integers(len(world.colors))])
+    return _replaced(scene, _index(scene.objects, rng), color=_any(world.colors, rng))
 
 
 def _reshape(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
-    return _replaced(scene, rng.integers(len(scene.objects)), name=world.shapes[rng.integers(len(world.shapes))])
+    return _replaced(scene, _index(scene.objects, rng), name=_any(world.shapes, rng))
 
 
 def _move(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
@@ -65,14 +66,13 @@ def _move(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> Sc
 
 
 def _drop(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
-    lost = rng.integers(len(scene.objects))
+    lost = _index(scene.objects, rng)
     return SceneGraph(objects=scene.objects[:lost] + scene.objects[lost + 1 :])
 
 
 def _add(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
-    name, color = world.shapes[rng.integers(len(world.shapes))], world.colors[rng.integers(len(world.colors))]
-    added = world.place(SceneObject(name=name, color=color), _free_cell(world, scene, rng), rng)
-    return SceneGraph(objects=(*scene.objects, added))
+    added = SceneObject(name=_any(world.shapes, rng), color=_any(world.colors, rng))
+    return SceneGraph(objects=(*scene.objects, world.place(added, _free_cell(world, scene, rng), rng)))
 
 
 _CHANGES: Mapping[DiscrepancyKind, tuple[Change, ...]] = {
@@ -93,5 +93,12 @@ def _replaced(scene: SceneGraph, index: int, **attributes: str) -> SceneGraph:
 
 def _free_cell(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> int:
     taken = {int(one.y * world.grid) * world.grid + int(one.x * world.grid) for one in scene.objects}
-    free = [cell for cell in range(world.grid**2) if cell not in taken]
-    return free[rng.integers(len(free))]
+    return _any([cell for cell in range(world.grid**2) if cell not in taken], rng)
+
+
+def _index(items: Sequence, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(items)))
+
+
+def _any(items: Sequence[T], rng: np.random.Generator) -> T:
+    return items[_index(items, rng)]

@@ -5,7 +5,6 @@ the inspection of the later two derived from the scene itself.
 """
 
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from brushwork.data.subsets.flaws import Flaw, plant
 from brushwork.data.worlds.shapes import ShapesWorld
 from brushwork.tokens.trajectory import Draft, Plan, Step, Trajectory
 
-PlanStyle = Literal["relational", "located"]
+PLAN_STYLES = ("relational", "located")
 
 
 def multi_turn(
@@ -25,7 +24,7 @@ def multi_turn(
     *,
     split: str,
     key: str,
-    plan: PlanStyle = "relational",
+    plan: str = "relational",
     flaw_rate: float = 0.3,
 ) -> Trajectory:
     """One trajectory: a step for each object, in the prompt's order.
@@ -42,13 +41,13 @@ def multi_turn(
             mends.
 
     Returns:
-        All drafts are inspected. `meta`: kind, subset, world, split, plan, and the kinds of the flaws planted, in order.
+        All drafts are inspected. `meta`: kind, subset, world, split, plan, and the kinds of the flaws, in order.
 
     Raises:
         ValueError: an unknown plan style, or a flaw rate outside 0 to 1; unknown kinds and splits as `world.sample`.
     """
-    if plan not in get_args(PlanStyle) or not 0 <= flaw_rate <= 1:
-        raise ValueError(f"plan={plan!r}, flaw_rate={flaw_rate}: expected one of {get_args(PlanStyle)} and 0 to 1")
+    if plan not in PLAN_STYLES or not 0 <= flaw_rate <= 1:
+        raise ValueError(f"plan={plan!r}, flaw_rate={flaw_rate}: expected one of {PLAN_STYLES} and 0 to 1")
     prompt, scene = world.sample(kind, rng, split)
     relations = _relations(world, scene, rng) if plan == "relational" else ()
     steps, flaws = [], []

@@ -15,6 +15,7 @@ from brushwork.tokens.trajectory import Image
 
 UNRECOGNISED = "smudge"
 """Name of a blob that is no shape: a word, so that feedback can speak of it, that no prompt asks for."""
+_SHIFT = 2  # pixels that a blob's edge may be off its shape's: a triangle that lost a pixel near its tip loses the tip
 _TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that meet at a corner belong together
 
 
@@ -23,7 +24,7 @@ class ShapesDetector:
     """Recognises the shapes of a `ShapesWorld` with the same fields.
 
     Each pixel takes its nearest colour; connected pixels of a colour are a blob; a blob is the shape whose bitmap it
-    overlaps best (intersection over union) within a shift of one pixel, or a smudge where that is below `min_iou`.
+    overlaps best (intersection over union) within a shift of two pixels, or a smudge where that is below `min_iou`.
     Blobs of fewer than `speck` pixels are ignored.
 
     Attributes:
@@ -76,7 +77,7 @@ class ShapesDetector:
         return distance.argmin(-1)
 
     def _objects(self, mask: Bool[np.ndarray, "height width"], color: str) -> list[SceneObject]:
-        margin = self.size + 1  # so that every window lies inside
+        margin = self.size + _SHIFT  # so that every window lies inside
         labels, _ = ndimage.label(np.pad(mask, margin), structure=_TOUCHING)
         areas = np.bincount(labels.ravel())
         objects = []
@@ -90,13 +91,14 @@ class ShapesDetector:
 
     def _recognise(self, blob: np.ndarray, box: tuple[slice, slice], area: int) -> tuple[str, int, int]:
         """Name, left and top of the best bitmap; for a smudge those of a box around its middle."""
-        top, left = box[0].start - 1, box[1].start - 1
-        window = blob[top : top + self.size + 2, left : left + self.size + 2].astype(np.float32)
-        shifted = sliding_window_view(window, (self.size, self.size)).reshape(9, -1)
-        overlap = shifted @ self._bitmaps  # (9, shapes)
+        top, left, reach = box[0].start - _SHIFT, box[1].start - _SHIFT, self.size + 2 * _SHIFT
+        window = blob[top : top + reach, left : left + reach].astype(np.float32)
+        shifted = sliding_window_view(window, (self.size, self.size)).reshape(-1, self.size**2)
+        overlap = shifted @ self._bitmaps  # (shifts, shapes)
         iou = overlap / (area + self._bitmaps.sum(0) - overlap)
         shift, shape = divmod(int(iou.argmax()), len(self.shapes))
         if iou[shift, shape] >= self.min_iou:
-            return self.shapes[shape], left + shift % 3, top + shift // 3
+            down, right = divmod(shift, 2 * _SHIFT + 1)
+            return self.shapes[shape], left + right, top + down
         middle = [(side.start + side.stop - self.size) // 2 for side in box]
         return UNRECOGNISED, middle[1], middle[0]

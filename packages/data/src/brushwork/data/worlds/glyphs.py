@@ -25,7 +25,7 @@ _OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "square": lambda u, v: np.abs(u) + 0 * v <= 1,
     "triangle": lambda u, v: np.abs(u) <= (v + 1.1) / 2,
     "cross": lambda u, v: np.abs(np.abs(u) - np.abs(v)) <= 0.34,
-    "ring": lambda u, v: (np.hypot(u, v) <= 1.06) & (np.hypot(u, v) >= 0.5),
+    "ring": lambda u, v: (np.hypot(u, v) <= 1.06) & (np.hypot(u, v) >= 0.55),
 }
 NAMES = tuple(_OUTLINES)
 

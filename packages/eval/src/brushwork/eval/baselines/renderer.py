@@ -59,7 +59,7 @@ class RendererSampler:
             objects = []
             for one, cell in zip(wanted.objects, cells, strict=False):
                 color = one.color or str(rng.choice(self.world.colors))
-                if one.x is not None:
+                if one.x is not None and one.y is not None:
                     cell = int(one.y * self.world.grid) * self.world.grid + int(one.x * self.world.grid)
                 objects.append(self.world.place(replace(one, color=color), int(cell), rng))
             scene = SceneGraph(objects=tuple(objects), relations=wanted.relations)

@@ -7,8 +7,8 @@ import numpy as np
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.eval.sampler import BenchmarkPrompt
 
-ATTEMPTS_PER_PROMPT = 50
-"""Draws before a repeated prompt is taken: some kinds have fewer held-out prompts than are asked for."""
+MAX_REPEATS = 50
+"""Repeated prompts in a row after which a kind has no new one to give: some have fewer than are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +43,14 @@ class ShapesBenchmark:
             # A stream per kind: asking for more prompts of one kind leaves those of the others as they were.
             rng = np.random.default_rng([self.seed, number])
             seen: set[str] = set()
+            repeats = 0
             for index in range(self.prompts_per_kind):
                 prompt, _ = self.world.sample(kind, rng, self.split)
-                for _ in range(ATTEMPTS_PER_PROMPT):
-                    if prompt not in seen:
-                        break
+                while prompt in seen and repeats < MAX_REPEATS:
                     prompt, _ = self.world.sample(kind, rng, self.split)
+                    repeats += 1
+                if prompt not in seen:
+                    repeats = 0
                 seen.add(prompt)
                 key = f"{kind}-{index:04d}"
                 chosen.append(BenchmarkPrompt(key=key, prompt=prompt, kind=kind, seed=int(rng.integers(2**31))))

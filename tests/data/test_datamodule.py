@@ -1,0 +1,109 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from brushwork.data.datamodule import PackedStream
+from brushwork.data.shards import ShardFolder, write_shards
+from brushwork.data.views import process
+from brushwork.tokens.packing import PackedBatch
+from brushwork.tokens.segments import Segmenter
+from brushwork.tokens.trajectory import Draft, Step, Trajectory
+from brushwork.tokens.vocabulary import WordVocabulary
+
+VOCABULARY = WordVocabulary("a b c d e f g h i j".split())
+NUM = 37
+
+
+def sample(number: int) -> Trajectory:
+    """Prompts of different lengths; the picture's first pixel is the sample's number."""
+    image = np.full((8, 8, 3), number, dtype=np.uint8)
+    prompt = " ".join(VOCABULARY.words[: 1 + number % 9])
+    return Trajectory(key=f"{number:03d}", prompt=prompt, steps=(Step(plan=None, drafts=(Draft(image=image),)),))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_shards(map(sample, range(NUM)), tmp_path, split="train", samples_per_shard=10)
+    return tmp_path
+
+
+def stream(folder, **options) -> PackedStream:
+    segmenter = Segmenter(vocabulary=VOCABULARY, stride=8, text_dropout=0.3)
+    options = {"max_tokens": 60, "window": 12, "seed": 3, **options}
+    return PackedStream(ShardFolder(folder, "train"), process, segmenter, **options)
+
+
+def numbers(batch: PackedBatch) -> list[int]:
+    return [int(image[0, 0, 0]) for image in batch.images]
+
+
+def equal(one: PackedBatch, other: PackedBatch) -> bool:
+    return torch.equal(one.token_ids, other.token_ids) and numbers(one) == numbers(other)
+
+
+def test_one_pass_uses_every_sample_once(folder):
+    batches = list(stream(folder, endless=False))
+    assert sorted(n for batch in batches for n in numbers(batch)) == list(range(NUM))
+    assert all(batch.num_tokens <= 60 for batch in batches)
+
+
+def test_an_endless_stream_uses_every_sample_once_an_epoch(folder):
+    """Within any span of two epochs' worth of samples each number has come at least once, and none three times."""
+    seen = [n for batch in itertools.islice(stream(folder), 30) for n in numbers(batch)][: 2 * NUM]
+    counts = np.bincount(seen, minlength=NUM)
+    assert counts.min() >= 1
+    assert counts.max() <= 3
+    assert seen[:NUM] != sorted(seen[:NUM])  # shuffled
+
+
+@pytest.mark.parametrize("stop", [1, 3, 8, 20])
+def test_a_resumed_stream_goes_on_to_the_bit(folder, stop):
+    straight = list(itertools.islice(stream(folder), 30))
+    first = stream(folder)
+    list(itertools.islice(first, stop))
+    second = stream(folder)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(itertools.islice(second, 30 - stop), straight[stop:], strict=True):
+        assert equal(one, other)
+
+
+def test_a_resumed_loader_goes_on_to_the_bit(folder):
+    loader = StatefulDataLoader(stream(folder), batch_size=None)
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    state = loader.state_dict()
+    expected = [next(batches) for _ in range(5)]
+    again = StatefulDataLoader(stream(folder), batch_size=None)
+    again.load_state_dict(state)
+    for one, other in zip(expected, again, strict=False):
+        assert equal(one, other)
+
+
+def test_workers_share_the_packs(folder):
+    alone = [numbers(batch) for batch in stream(folder, endless=False)]
+    loader = StatefulDataLoader(stream(folder, endless=False), batch_size=None, num_workers=2)
+    shared = [numbers(batch) for batch in loader]
+    assert sorted(shared) == sorted(alone)
+
+
+def test_what_cannot_be_used_is_set_aside_and_counted(folder):
+    shard = sorted(folder.glob("*.tar"))[1]
+    data = bytearray(shard.read_bytes())
+    place = data.index(b"\x89PNG")
+    data[place : place + 8] = b"\0" * 8  # the first picture of the second shard is no PNG any more
+    shard.write_bytes(data)
+    damaged = stream(folder, endless=False, max_tokens=26)
+    found = sorted(n for batch in damaged for n in numbers(batch))
+    assert "010" in damaged.set_aside
+    assert len(found) + len(damaged.set_aside) == NUM
+    assert set(range(NUM)) - set(found) == {int(key) for key in damaged.set_aside}
+
+
+def test_samples_longer_than_a_pack_are_set_aside_with_the_reason(folder):
+    tight = stream(folder, endless=False, max_tokens=16)
+    list(tight)
+    assert any("exceed max_tokens=16" in reason for reason in tight.set_aside.values())

@@ -1,0 +1,55 @@
+"""What each arm reads."""
+
+import numpy as np
+import pytest
+
+from brushwork.data import views
+from brushwork.data.subsets.multi_turn import multi_turn
+from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.tokens.trajectory import Trajectory
+
+
+@pytest.fixture(scope="module")
+def stored() -> Trajectory:
+    """Two objects, each drawn wrong first: four drafts."""
+    rng = np.random.default_rng(0)
+    return multi_turn(ShapesWorld(), "two_objects", rng, split="train", key="k", flaw_rate=1.0)
+
+
+def test_process_is_all_of_it(stored):
+    assert views.process(stored) is stored
+
+
+def test_single_pass_is_prompt_and_answer(stored):
+    (step,) = views.single_pass(stored).steps
+    (draft,) = step.drafts
+    assert step.plan is None and draft.inspection is None and not draft.flawed
+    assert draft.image is stored.final_image
+
+
+def test_text_plan_draws_once(stored):
+    first, last = views.text_plan(stored).steps
+    assert (first.plan, last.plan) == tuple(step.plan for step in stored.steps)
+    assert first.drafts == () and [draft.image is stored.final_image for draft in last.drafts] == [True]
+    assert last.drafts[0].inspection is None
+
+
+def test_no_critique_keeps_the_accepted_drafts(stored):
+    seen = views.no_critique(stored)
+    assert [step.plan for step in seen.steps] == [step.plan for step in stored.steps]
+    for step, before in zip(seen.steps, stored.steps, strict=True):
+        (draft,) = step.drafts
+        assert draft.image is before.drafts[1].image and draft.inspection is None and not draft.flawed
+
+
+@pytest.mark.parametrize("view", [views.single_pass, views.text_plan, views.no_critique])
+def test_a_view_changes_neither_prompt_nor_key_nor_meta(stored, view):
+    seen = view(stored)
+    assert (seen.key, seen.prompt, seen.meta) == (stored.key, stored.prompt, stored.meta)
+    assert seen.final_image is stored.final_image
+
+
+@pytest.mark.parametrize("view", [views.single_pass, views.text_plan])
+def test_a_trajectory_without_image_is_refused(view):
+    with pytest.raises(ValueError, match="'empty' holds no image"):
+        view(Trajectory(key="empty", prompt="a ring", steps=()))

@@ -1,0 +1,149 @@
+"""The report as a whole: self-contained, escaped, the same figures on the page and in results.json."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import PIL.Image
+import pytest
+
+from brushwork.data.views import single_pass
+from brushwork.eval.report import report
+from brushwork.eval.verdicts import read_verdicts, write_verdicts
+
+VOID = {"meta", "img", "input", "br", "link"}
+SVG = {"line", "circle", "polygon", "polyline", "rect"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags are nested; gathers what would be loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.loads += [attributes[name] for name in ("src", "srcset", "data") if attributes.get(name)]
+        self.loads += [attributes["href"]] if tag == "link" else []
+        self.links |= {attributes["href"]} if tag == "a" else set()
+        self.ids |= {f"#{attributes['id']}"} if "id" in attributes else set()
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture
+def folders(tmp_path, run_folder, trajectories):
+    wrong = [replace(one, steps=trajectories[0].steps) for one in trajectories]
+    process = run_folder(tmp_path / "runs" / "process", trajectories)
+    run_folder(tmp_path / "runs" / "single_pass", [single_pass(one) for one in wrong])
+    (process / "logs").mkdir()
+    (process / "logs" / "metrics.csv").write_text("step,minutes,train/loss,val/loss\n1,0.1,3,\n2,0.2,1,2\n")
+    (process / "fit.yaml").write_text("# lightning fit seed=7 out=<here>\nseed: 7\n")
+    (process / "test.yaml").write_text("judge_seed: 8\n")
+    return tmp_path / "runs"
+
+
+def test_the_page_is_self_contained_and_well_formed(tmp_path, folders):
+    page = report(folders, tmp_path / "report").read_text()
+    found = outline(page)
+    assert found.loads and all(source.startswith("data:image/") for source in found.loads)
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp", page)
+    assert "default-src 'none'" in page
+    assert found.links <= found.ids
+    for text in (
+        "single pass",
+        "color attribution",
+        "fit.yaml",
+        "seed 7",
+        "judge_seed 8",
+        "lightning fit seed=7 out=&lt;here&gt;",
+        "loss",
+    ):
+        assert text in page
+    with PIL.Image.open(tmp_path / "report" / "contact_sheet.png") as sheet:
+        assert sheet.width > 400
+
+
+def test_results_say_what_the_verdicts_say(tmp_path, folders):
+    report(folders, tmp_path / "report", baseline="single_pass")
+    runs = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]
+    assert set(runs) == {"process", "single_pass"}
+    process, single = runs["process"], runs["single_pass"]
+    assert process["overall"]["estimate"] == 1.0 and process["overall"]["low"] < 1.0
+    rows = read_verdicts(folders / "single_pass" / "verdicts.jsonl")
+    assert sum(kind["estimate"] * kind["num"] for kind in single["kinds"].values()) == sum(
+        bool(row.passed) for row in rows
+    )
+    assert process["difference"]["estimate"] == pytest.approx(1 - single["overall"]["estimate"])
+    assert single["difference"] is None
+    assert process["cost"]["seconds"]["mean"] == 0.5 and process["training"] == {"steps": 2, "minutes": 0.2}
+    assert process["process"]["inspection"]["recall"] == 1.0
+    assert single["process"]["inspection"]["recall"] is None
+    assert (
+        sum(number * count for number, count in enumerate(process["rounds"], 1)) == process["cost"]["rounds"]["total"]
+    )
+
+
+def test_what_a_judge_writes_cannot_become_markup(tmp_path, folders):
+    path = folders / "process" / "verdicts.jsonl"
+    bad = "<script>alert(1)</script>"
+    rows = [
+        replace(row, passed=False, reason=bad, kind=f"kind {bad}", judge=bad, stopped=bad)
+        for row in read_verdicts(path)
+    ]
+    write_verdicts(rows, path)
+    page = report(folders, tmp_path / "report", title=bad).read_text()
+    assert bad not in page and "&lt;script&gt;alert(1)" in page
+    outline(page)
+
+
+def test_failures_and_unreadable_samples_are_reported(tmp_path, folders):
+    path = folders / "process" / "verdicts.jsonl"
+    first, *rest = read_verdicts(path)
+    write_verdicts([replace(first, passed=None, score=None, failure="endpoint down"), *rest], path)
+    shard = folders / "single_pass" / "predictions" / "predictions-00000.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    page = report(folders, tmp_path / "report").read_text()
+    assert "endpoint down" in page and "no verdict" in page
+    assert json.loads((tmp_path / "report" / "results.json").read_text())["runs"]["process"]["num_failures"] == 1
+
+
+def test_a_report_without_gallery(tmp_path, folders):
+    page = report({"only": folders / "process"}, tmp_path / "report", gallery_per_kind=0).read_text()
+    found = outline(page)
+    assert found.loads == [] and found.links <= found.ids and "<script>" not in page
+
+
+def test_an_unknown_baseline_is_refused(tmp_path, folders):
+    with pytest.raises(ValueError, match="baseline is 'nope'; expected one of the runs: process, single_pass"):
+        report(folders, tmp_path / "report", baseline="nope")
+
+
+def test_drafts_that_cannot_be_judged_are_counted(tmp_path, folders):
+    path = folders / "process" / "verdicts.jsonl"
+    first, *rest = read_verdicts(path)
+    unread = tuple(replace(draft, shows_plan=None, reason="cannot read the plan") for draft in first.drafts)
+    write_verdicts([replace(first, drafts=unread), *rest], path)
+    page = report(folders, tmp_path / "report").read_text()
+    process = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]["process"]
+    assert process["num_unjudged_drafts"] == len(unread)
+    assert process["process"]["inspection"]["drafts"] == sum(len(row.drafts) for row in rest)
+    assert f"{len(unread)} more not judged" in page

@@ -1,0 +1,123 @@
+"""The training road, end to end, on a tiny data set of the embedded world."""
+
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from brushwork.data.build import build
+from brushwork.data.datamodule import TrajectoryDataModule
+from brushwork.data.subsets.multi_turn import multi_turn
+from brushwork.data.views import process, single_pass
+from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.flow.checkpoint import from_pretrained
+from brushwork.flow.generate import TrajectoryGenerator
+from brushwork.flow.model import ModelConfig, UnifiedModel
+from brushwork.tokens.segments import Segmenter
+from brushwork.trainer.fit import fit, read_vocabulary, validate
+from brushwork.trainer.module import ProcessModule
+from brushwork.trainer.optim import MuonAdamW
+
+TINY = partial(ModelConfig, hidden_size=32, intermediate_size=48, num_layers=2, prediction="data")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    subset = partial(multi_turn, plan="relational", flaw_rate=0.5)
+    build(ShapesWorld(), subset, {"train": 60, "val": 12}, folder, samples_per_shard=30)
+    return folder
+
+
+def arguments(data: Path, out: Path, **trainer) -> dict:
+    options = {"max_steps": 4, "log_every_n_steps": 1, "num_sanity_val_steps": 0, "enable_progress_bar": False}
+    return {
+        "vocabulary": read_vocabulary(data),
+        "model": TINY,
+        "segmenter": partial(Segmenter, noise_copies=2, text_dropout=0.1),
+        "data": partial(TrajectoryDataModule, str(data), view=process, max_tokens=800, window=16),
+        "module": partial(ProcessModule, optimizer=partial(MuonAdamW, lr=5e-3), warmup_steps=2, context_noise=0.1),
+        "callbacks": [],
+        "loggers": [],
+        "trainer": partial(
+            pl.Trainer, accelerator="cpu", enable_model_summary=False, enable_checkpointing=False, **{**options, **trainer}
+        ),
+        "out": str(out),
+    }
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return from_pretrained(folder)[0].state_dict()
+
+
+def test_four_steps_equal_two_and_two_more(data, tmp_path):
+    """Resume is exact: weights after an interrupted run are equal to the bit."""
+    straight = weights(fit(**arguments(data, tmp_path / "a")))
+    checkpoint = ModelCheckpoint(dirpath=tmp_path / "b" / "checkpoints", save_last=True, every_n_train_steps=2)
+    first = arguments(data, tmp_path / "b", enable_checkpointing=True)
+    # The schedule must know the whole length, so the run is stopped from outside after two steps.
+    stop = pl.Callback()
+    stop.on_train_batch_end = lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step >= 2)
+    fit(**{**first, "callbacks": [checkpoint, stop]})
+    resumed = weights(fit(**arguments(data, tmp_path / "b")))
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_the_fitted_folder_generates(data, tmp_path):
+    folder = fit(**arguments(data, tmp_path))
+    generator = TrajectoryGenerator.from_pretrained(folder, num_steps=2, max_images=2, max_text=4)
+    (trajectory,) = generator(["a red circle"], [0])
+    assert trajectory.final_image.shape == (32, 32, 3)
+
+
+def test_validate_reports_every_loss(data, tmp_path):
+    folder = fit(**arguments(data, tmp_path))
+    given = arguments(data, tmp_path)
+    keys = ("segmenter", "data", "module", "trainer", "out")
+    losses = validate(checkpoint=str(folder), **{key: given[key] for key in keys})
+    assert set(losses) == {"val/loss", "val/text", "val/switch", "val/flow"}
+    assert losses == validate(checkpoint=str(folder), **{key: given[key] for key in keys})  # the same noise each time
+    assert (tmp_path / "validate.json").is_file()
+
+
+def test_one_batch_overfits(data):
+    """Sixty steps on one pack bring every loss down by most of its value."""
+    vocabulary = read_vocabulary(data)
+    segmenter = Segmenter(vocabulary=vocabulary, stride=8)
+    torch.manual_seed(0)
+    model = UnifiedModel(TINY(vocab_size=len(vocabulary)))
+    module = ProcessModule(model, MuonAdamW)
+    batch = next(iter(TrajectoryDataModule(str(data), segmenter, process, max_tokens=400, window=16).train))
+    optimizer = MuonAdamW(model.named_parameters(), lr=1e-2)
+    terms = []
+    for _ in range(60):
+        terms.append(module.losses(batch, torch.Generator().manual_seed(0)))
+        optimizer.zero_grad()
+        terms[-1].total(1.0).backward()
+        optimizer.step()
+    for name in ("text", "switch", "flow"):
+        first, last = (float(getattr(term, name).mean) for term in (terms[0], terms[-1]))
+        assert last < 0.3 * first, (name, first, last)
+
+
+def test_a_checkpoint_of_another_size_says_what_differs(data, tmp_path):
+    folder = fit(**arguments(data, tmp_path))
+    text = (folder / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": 64')
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="another model"):
+        from_pretrained(folder)
+
+
+def test_missing_data_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="lightning build"):
+        read_vocabulary(tmp_path)
+
+
+def test_single_pass_trains_too(data, tmp_path):
+    """A batch without any text to learn."""
+    given = arguments(data, tmp_path, max_steps=1)
+    given["data"] = partial(TrajectoryDataModule, str(data), view=single_pass, max_tokens=400, window=8)
+    assert fit(**given).is_dir()
