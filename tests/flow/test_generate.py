@@ -86,7 +86,8 @@ def test_the_guidance_branch_is_the_context_without_the_last_text(model, vocabul
     """A shorter view of one cache row equals a cache that never saw the last text."""
     control = vocabulary.control
     prompt, plan = (
-        Segment(kind=Kind.TEXT, position=p, ids=(control.bos, *ids, control.eos)) for p, ids in ((0, (11, 12)), (4, (13,)))
+        Segment(kind=Kind.TEXT, position=p, ids=(control.bos, *ids, control.eos))
+        for p, ids in ((0, (11, 12)), (4, (13,)))
     )
     noised = Segment(kind=Kind.NOISED, position=4, grid=(2, 2))
     empty, x = torch.zeros((0, 192)), torch.randn((4, 192), generator=torch.Generator().manual_seed(0))

@@ -119,6 +119,7 @@ def test_help_names_verbs_and_groups_and_imports_nothing_heavy(tmp_path):
 def test_misspelt_commands_fail_at_once_naming_the_nearest(studio, command, said):
     done = run(command.split(), studio)
     assert said in error_of(done)
+    assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 2
     assert done.stdout == ""
 

@@ -86,12 +86,15 @@ def test_a_test_prompt_is_new_in_one_thing(kind):
         assert {WORLD.split_of[key] for key in WORLD.named(kind, scene) - {asked}} <= {"train"}
 
 
+def test_a_coloured_shape_is_held_where_it_is_all_there_is():
+    alone = parse_scene("a red ring at a1")
+    assert WORLD.held(alone) == {("colors", "red ring")}
+    assert WORLD.held(alone, finished=False) == set()  # a draft on the way to more
+
+
 def test_what_a_scene_holds():
     scene = parse_scene("a red ring at a1 and a blue cross at b1 and a green ring at a2")
     assert WORLD.held(scene) == {
-        ("colors", "red ring"),
-        ("colors", "blue cross"),
-        ("colors", "green ring"),
         ("two_objects", "cross", "ring"),
         ("position", "ring", "left of", "cross"),
         ("position", "cross", "above", "ring"),

@@ -9,6 +9,7 @@ from brushwork.critic.scene import (
     PREDICATES,
     Discrepancy,
     DiscrepancyKind,
+    SceneObject,
     article,
     cell_name,
     plural,
@@ -51,31 +52,29 @@ def feedback(discrepancies: Iterable[Discrepancy], *, grid: int = GRID) -> Inspe
 def _words(one: Discrepancy, grid: int) -> tuple[str, str]:
     """The sentence and the command for one discrepancy."""
     match one:
-        case Discrepancy(kind="color"):
-            return f"the {one.seen.noun} should be {one.wanted.color}", f"make the {one.seen.noun} {one.wanted.color}"
-        case Discrepancy(kind="shape"):
-            shape = article(one.wanted.name)
-            return f"the {one.seen.noun} should be {shape}", f"turn the {one.seen.noun} into {shape}"
-        case Discrepancy(kind="place", predicate=None):
-            cell = cell_name(one.wanted.x, one.wanted.y, grid)
-            return f"the {one.seen.noun} should be at {cell}", f"move the {one.seen.noun} to {cell}"
-        case Discrepancy(kind="place"):
-            place = f"{one.predicate} the {one.reference.noun}"
-            return f"the {one.seen.noun} should be {place}", f"move the {one.seen.noun} {place}"
-        case Discrepancy(kind="missing"):
-            return f"the {one.wanted.noun} is missing", _add(one, grid)
-        case Discrepancy(kind="extra"):
-            return f"there is an extra {one.seen.noun}", f"remove the {one.seen.noun}"
-        case Discrepancy(kind="count"):
-            shape = (one.wanted or one.seen).name
-            check = f"there should be {NUMBERS[one.count - 1]} {plural(shape)}"
-            return check, _add(one, grid) if one.wanted else f"remove the {one.seen.noun}"
-    raise AssertionError(f"unknown kind {one.kind!r}")
+        case Discrepancy(kind="color", wanted=SceneObject(color=color), seen=SceneObject(noun=seen)):
+            return f"the {seen} should be {color}", f"make the {seen} {color}"
+        case Discrepancy(kind="shape", wanted=SceneObject(name=name), seen=SceneObject(noun=seen)):
+            return f"the {seen} should be {article(name)}", f"turn the {seen} into {article(name)}"
+        case Discrepancy(kind="place", reference=SceneObject(noun=reference), seen=SceneObject(noun=seen)):
+            place = f"{one.predicate} the {reference}"
+            return f"the {seen} should be {place}", f"move the {seen} {place}"
+        case Discrepancy(kind="place", wanted=SceneObject(centre=centre), seen=SceneObject(noun=seen)):
+            cell = cell_name(*centre, grid)
+            return f"the {seen} should be at {cell}", f"move the {seen} to {cell}"
+        case Discrepancy(kind="missing", wanted=SceneObject() as wanted):
+            return f"the {wanted.noun} is missing", _add(wanted, grid)
+        case Discrepancy(kind="extra", seen=SceneObject(noun=seen)):
+            return f"there is an extra {seen}", f"remove the {seen}"
+        case Discrepancy(kind="count", count=int(count), wanted=SceneObject() as wanted):
+            return f"there should be {NUMBERS[count - 1]} {plural(wanted.name)}", _add(wanted, grid)
+        case Discrepancy(kind="count", count=int(count), seen=SceneObject() as extra):
+            return f"there should be {NUMBERS[count - 1]} {plural(extra.name)}", f"remove the {extra.noun}"
+    raise AssertionError(f"`diff` makes no {one}")
 
 
-def _add(one: Discrepancy, grid: int) -> str:
-    wanted = one.wanted
-    place = "" if wanted.x is None else f" at {cell_name(wanted.x, wanted.y, grid)}"
+def _add(wanted: SceneObject, grid: int) -> str:
+    place = "" if wanted.x is None else f" at {cell_name(*wanted.centre, grid)}"
     return f"add {article(wanted.noun)}{place}"
 
 
@@ -88,7 +87,7 @@ def parse_feedback(draft_check: str) -> tuple[DiscrepancyKind, ...]:
     text = " ".join(draft_check.split())
     if text == ACCEPTED:
         return ()
-    return tuple(map(_kind, text.split(" and ")))
+    return tuple(_kind(sentence) for sentence in text.split(" and "))
 
 
 def _kind(sentence: str) -> DiscrepancyKind:

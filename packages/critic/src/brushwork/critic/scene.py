@@ -39,6 +39,12 @@ class SceneObject:
         """Colour and shape as words: "red circle"."""
         return f"{self.color} {self.name}" if self.color else self.name
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The x and y of an object whose place is known."""
+        assert self.x is not None and self.y is not None, f"the place of {self} is not known"
+        return self.x, self.y
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
@@ -93,14 +99,16 @@ def cell_centre(name: str, grid: int = GRID) -> tuple[float, float]:
     """
     column, row = ord(name[:1] or " ") - ord("a"), int(name[1:]) - 1 if name[1:].isdecimal() else -1
     if not (0 <= column < grid and 0 <= row < grid):
-        raise ValueError(f"there is no cell {name!r}; the {grid} × {grid} grid runs from a1 to {cell_name(1.0, 1.0, grid)}")
+        raise ValueError(
+            f"there is no cell {name!r}; the {grid} × {grid} grid runs from a1 to {cell_name(1.0, 1.0, grid)}"
+        )
     return (column + 0.5) / grid, (row + 0.5) / grid
 
 
 def holds(predicate: str, subject: SceneObject, reference: SceneObject, tolerance: float = 0.5 / GRID) -> bool:
     """True where the centres differ by more than `tolerance` in the predicate's direction; both need x and y."""
-    assert None not in (subject.x, subject.y, reference.x, reference.y), "a relation needs places to be checked"
-    dx, dy = subject.x - reference.x, subject.y - reference.y
+    (x, y), (reference_x, reference_y) = subject.centre, reference.centre
+    dx, dy = x - reference_x, y - reference_y
     return {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[predicate] > tolerance
 
 
@@ -135,7 +143,7 @@ def describe(scene: SceneGraph, *, cells: bool = False, grid: int = GRID) -> str
         one = objects[start]
         words.append(article(one.noun) if end == start + 1 else f"{NUMBERS[end - start - 1]} {plural(one.noun)}")
         if cells:
-            words.append(f"at {cell_name(one.x, one.y, grid)}")
+            words.append(f"at {cell_name(*one.centre, grid)}")
         words.append(predicates.get((end - 1, end), "and"))
         start = end
     return " ".join(words[:-1])
@@ -218,7 +226,7 @@ def diff(wanted: SceneGraph, seen: SceneGraph, *, tolerance: float = 0.5 / GRID)
     found = []
     for index, (one, other) in enumerate(zip(wanted.objects, pairs, strict=True)):
         if other is None:
-            found.append(_surplus(wanted, one=one, kind="missing"))
+            found.append(_surplus(wanted, "missing", one))
             continue
         match = seen.objects[other]
         found += [Discrepancy(kind=kind, wanted=one, seen=match) for kind in _mismatches(one, match, tolerance)]
@@ -229,14 +237,16 @@ def diff(wanted: SceneGraph, seen: SceneGraph, *, tolerance: float = 0.5 / GRID)
                     Discrepancy(kind="place", wanted=one, seen=match, predicate=relation.predicate, reference=reference)
                 )
     extras = (one for index, one in enumerate(seen.objects) if index not in pairs)
-    return (*found, *(_surplus(wanted, one=one, kind="extra") for one in extras))
+    return (*found, *(_surplus(wanted, "extra", one) for one in extras))
 
 
-def _surplus(wanted: SceneGraph, *, one: SceneObject, kind: Literal["missing", "extra"]) -> Discrepancy:
+def _surplus(wanted: SceneGraph, kind: Literal["missing", "extra"], one: SceneObject) -> Discrepancy:
     """A whole object too few or too many: a matter of count where several of its shape are wanted."""
     count = sum(other.name == one.name for other in wanted.objects)
-    sides = {"wanted": one} if kind == "missing" else {"seen": one}
-    return Discrepancy(kind="count", count=count, **sides) if count > 1 else Discrepancy(kind=kind, **sides)
+    missing, extra = (one, None) if kind == "missing" else (None, one)
+    if count > 1:
+        return Discrepancy(kind="count", wanted=missing, seen=extra, count=count)
+    return Discrepancy(kind=kind, wanted=missing, seen=extra)
 
 
 def _mismatches(wanted: SceneObject, seen: SceneObject, tolerance: float) -> list[DiscrepancyKind]:
@@ -245,8 +255,10 @@ def _mismatches(wanted: SceneObject, seen: SceneObject, tolerance: float) -> lis
         kinds.append("shape")
     if wanted.color not in (None, seen.color):
         kinds.append("color")
-    if wanted.x is not None and max(abs(wanted.x - seen.x), abs(wanted.y - seen.y)) > tolerance:
-        kinds.append("place")
+    if wanted.x is not None:
+        (x, y), (seen_x, seen_y) = wanted.centre, seen.centre
+        if max(abs(x - seen_x), abs(y - seen_y)) > tolerance:
+            kinds.append("place")
     return kinds
 
 

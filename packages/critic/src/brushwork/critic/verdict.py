@@ -1,7 +1,7 @@
 """What a judge answers: a verdict, or the failure to reach one."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from brushwork.tokens.trajectory import Image
 
@@ -31,6 +31,7 @@ class JudgeFailure:
     judge: str
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Whether an image shows what a prompt asks for."""
 

@@ -84,7 +84,8 @@ def build(
 
 
 def _path(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _settings(subset: Subset) -> dict[str, Any]:
@@ -104,6 +105,8 @@ def _claim(out: Path, config: dict[str, Any]) -> None:
         differing = ", ".join(f"{key} ({other.get(key)!r} there)" for key in config if config[key] != other.get(key))
         raise ValueError(f"{out} holds a build that differs in {differing}; choose another out= or remove the folder")
     out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(".*.tmp"):  # what a killed build was writing
+        leftover.unlink()
     write_atomically(path, json.dumps(config, indent=1).encode())
 
 

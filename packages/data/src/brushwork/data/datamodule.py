@@ -106,7 +106,9 @@ class PackedStream(IterableDataset):
             carried = {i for b in bins for i in b} - {i for b in full for i in b}
             following["carry"] = [kept[i] for i in sorted(carried)]
             bins = full
-        order = np.random.default_rng((self.seed, 1, self._start["epoch"], self._start["cursor"])).permutation(len(bins))
+        order = np.random.default_rng((self.seed, 1, self._start["epoch"], self._start["cursor"])).permutation(
+            len(bins)
+        )
         return [[samples[kept[i]] for i in bins[b]] for b in order], following
 
     def _draw_refs(self) -> tuple[list[tuple[int, int]], dict[str, Any] | None]:

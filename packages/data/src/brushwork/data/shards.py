@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Tr
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+T = TypeVar("T")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _BLOCK = 512  # a tar header, and what tar pads members to
 
@@ -171,30 +172,34 @@ def read_index(shard: Path) -> list[Entry]:
     An index is stale when the shard has another size or was changed later.
     """
     path = index_path(shard)
-    content = _load_index(path)
-    if content:
-        entries = [Entry(key=key, members={name: tuple(at) for name, at in found.items()}) for key, found in content[1]]
-        if content[0] == shard.stat().st_size and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
-            return entries
+    size, known = _load_index(path)
+    if known is not None and size == shard.stat().st_size and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
+        return known
     logger.warning("%s has no index that fits; reading the whole shard", shard)
     scanned, problem = _scan(shard)
     if not problem:
         with suppress(OSError):  # a folder that cannot be written to is scanned each time
             _write_index(shard, scanned)
         return scanned
-    # The old index still knows what the damaged shard should hold.
     there = {entry.key for entry in scanned}
-    lost = [entry.key for entry in entries if entry.key not in there] if content else [shard.name]
+    # The old index still knows what the damaged shard should hold.
+    lost = [shard.name] if known is None else [entry.key for entry in known if entry.key not in there]
     return scanned + [Entry(key=key, members={}, problem=f"lost: {problem}") for key in lost]
 
 
-def _load_index(path: Path) -> tuple[int, list[Any]] | None:
-    """Size of the shard and raw samples, or None where there is no readable index."""
+def _load_index(path: Path) -> tuple[int, list[Entry] | None]:
+    """The size that the shard had and its samples; None where there is no readable index."""
     try:
         content = json.loads(path.read_bytes())
-        return (content["shard_bytes"], content["samples"]) if content["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        if content["format"] != FORMAT:
+            return 0, None
+        entries = [
+            Entry(key=key, members={name: (offset, size) for name, (offset, size) in members.items()})
+            for key, members in content["samples"]
+        ]
+        return content["shard_bytes"], entries
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, None
 
 
 def _scan(shard: Path) -> tuple[list[Entry], str]:
@@ -297,21 +302,30 @@ def decode(key: str, members: dict[str, bytes]) -> Trajectory:
     if set(members) != {"json", *names}:
         raise ValueError(f"expected {len(names)} images, found the members {', '.join(sorted(members))}")
     images = [png.decode(members[name]) for name in names]
-    steps = tuple(_step(step, images) for step in record["steps"])
-    trajectory = Trajectory(key=key, prompt=record["prompt"], steps=steps, meta=record["meta"])
     used = [draft["image"] for step in record["steps"] for draft in step["drafts"]]
     if used != list(range(len(images))):
         raise ValueError(f"the drafts name images {used}; expected each of {len(images)} once, in order")
-    return trajectory
+    steps = tuple(_step(step, images) for step in record["steps"])
+    return Trajectory(key=key, prompt=_of(str, record["prompt"]), steps=steps, meta=_of(dict, record["meta"]))
 
 
 def _step(step: dict[str, Any], images: list[Image]) -> Step:
     drafts = tuple(
         Draft(
             image=images[draft["image"]],
-            inspection=Inspection(**draft["inspection"]) if draft["inspection"] else None,
-            flawed=draft["flawed"],
+            inspection=Inspection(**_texts(draft["inspection"])) if draft["inspection"] else None,
+            flawed=_of(bool, draft["flawed"]),
         )
         for draft in step["drafts"]
     )
-    return Step(plan=Plan(**step["plan"]) if step["plan"] else None, drafts=drafts)
+    return Step(plan=Plan(**_texts(step["plan"])) if step["plan"] else None, drafts=drafts)
+
+
+def _texts(fields: dict[str, Any]) -> dict[str, str]:
+    return {name: _of(str, value) for name, value in fields.items()}
+
+
+def _of(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"found {value!r}; expected a {kind.__name__}")
+    return value

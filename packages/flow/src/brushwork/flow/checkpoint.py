@@ -3,6 +3,7 @@
 No pickle is read or written.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import fields
@@ -52,9 +53,23 @@ def from_pretrained(folder: str | Path, *, dtype: torch.dtype | None = None) -> 
     vocabulary = WordVocabulary.from_json((folder / _VOCABULARY).read_text())
     model = UnifiedModel(_read_config(folder / _CONFIG))
     if len(vocabulary) > model.config.vocab_size:
-        raise ValueError(f"{folder}: the vocabulary has {len(vocabulary)} ids, the model {model.config.vocab_size} rows")
+        raise ValueError(
+            f"{folder}: the vocabulary has {len(vocabulary)} ids, the model {model.config.vocab_size} rows"
+        )
     load_weights(model, folder / _WEIGHTS)
     return (model if dtype is None else model.to(dtype)), vocabulary
+
+
+def weights_fingerprint(folder: str | Path) -> str:
+    """Sixteen hex digits that change with the weights of a model folder: a hash of their file's first and last MiB and
+    its size, which is quick for any model size."""
+    path, chunk = Path(folder) / _WEIGHTS, 1 << 20
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(chunk))
+        file.seek(max(0, path.stat().st_size - chunk))
+        digest.update(file.read(chunk))
+    return digest.hexdigest()[:16]
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -65,7 +80,9 @@ def _read_config(path: Path) -> ModelConfig:
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is no model configuration: {error}") from error
     if unknown or "vocab_size" not in data:
-        raise ValueError(f"{path} is no model configuration of this version: unknown keys {unknown}, of {sorted(known)}")
+        raise ValueError(
+            f"{path} is no model configuration of this version: unknown keys {unknown}, of {sorted(known)}"
+        )
     return ModelConfig(**{key: value for key, value in data.items() if key in known})
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder
-from brushwork.flow.checkpoint import from_pretrained
+from brushwork.flow.checkpoint import from_pretrained, weights_fingerprint
 from brushwork.flow.guidance import TextGuidance
 from brushwork.flow.model import Prediction, UnifiedModel
 from brushwork.flow.path import timestep_grid
@@ -66,6 +66,7 @@ class TrajectoryGenerator:
         temperature: of text and switches; 0 takes the likeliest token.
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
         max_text: words after which a text is brought to its end.
+        fingerprint: names weights and settings, so that drawings of two models are not mixed in one folder.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class TrajectoryGenerator:
         temperature: float = 0.3,
         max_images: int = 10,
         max_text: int = 64,
+        fingerprint: str = "",
     ) -> None:
         stride = model.config.stride
         if image_size[0] % stride or image_size[1] % stride:
@@ -92,6 +94,7 @@ class TrajectoryGenerator:
         self.timesteps = timestep_grid(num_steps, shift=timestep_shift)
         self.guidance = guidance or TextGuidance()
         self.temperature, self.max_images, self.max_text = temperature, max_images, max_text
+        self.fingerprint = fingerprint
         self._table = transition_table(vocabulary)
         self._is_word = is_word(vocabulary)
 
@@ -99,7 +102,8 @@ class TrajectoryGenerator:
     def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", **sampling) -> "TrajectoryGenerator":
         """A generator for a model folder; `sampling` are the keyword arguments of the constructor."""
         model, vocabulary = from_pretrained(folder)
-        return cls(model.to(device), vocabulary, **sampling)
+        fingerprint = f"{weights_fingerprint(folder)} {sampling}"
+        return cls(model.to(device), vocabulary, fingerprint=fingerprint, **sampling)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:

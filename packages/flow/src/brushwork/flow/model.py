@@ -1,9 +1,9 @@
 """The unified model: one class for the mini twin and for BAGEL-7B, told apart by numbers alone.
 
-    token ids ─► embedding ─┐                                   ┌─► lm_head at text and switch positions ─► logits
-                            ├─► decoder layers (two experts) ───┤
-    noisy or clean patches ─┘                                   └─► llm2vae at noised patches ────────────► velocity
-      vae2llm + time embedding + position table
+token ids ─► embedding ─┐                                   ┌─► lm_head at text and switch positions ─► logits
+                        ├─► decoder layers (two experts) ───┤
+noisy or clean patches ─┘                                   └─► llm2vae at noised patches ────────────► velocity
+  vae2llm + time embedding + position table
 """
 
 import dataclasses
@@ -135,7 +135,9 @@ class UnifiedModel(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:
-                depth = (2 * self.config.num_layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                depth = (
+                    (2 * self.config.num_layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                )
                 nn.init.normal_(parameter, std=0.02 / depth)
         nn.init.zeros_(self.llm2vae.weight)
 

@@ -31,5 +31,7 @@ def grid_position_ids(rows: int, columns: int, side: int) -> Int[Tensor, " token
         ValueError: the grid is larger than the table; an index would alias into another row.
     """
     if rows > side or columns > side:
-        raise ValueError(f"a {rows}x{columns} token grid exceeds the position table of side {side}; use a smaller image")
+        raise ValueError(
+            f"a {rows}x{columns} token grid exceeds the position table of side {side}; use a smaller image"
+        )
     return (arange(rows)[:, None] * side + arange(columns)).flatten()

@@ -77,7 +77,9 @@ def _map_tensors(value: Any, function) -> Any:
     if isinstance(value, tuple):
         return tuple(_map_tensors(item, function) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: _map_tensors(getattr(value, f.name), function) for f in dataclasses.fields(value)})
+        return type(value)(
+            **{f.name: _map_tensors(getattr(value, f.name), function) for f in dataclasses.fields(value)}
+        )
     return value
 
 
@@ -187,7 +189,9 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     free: list[tuple[int, int]] = []  # (room left, bin), sorted, so that the tightest fit is found by bisection
     for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if lengths[item] > capacity:
-            raise ValueError(f"a sample of {lengths[item]} tokens does not fit into a pack of {capacity}; raise the cap")
+            raise ValueError(
+                f"a sample of {lengths[item]} tokens does not fit into a pack of {capacity}; raise the cap"
+            )
         place = bisect_left(free, (lengths[item], -1))
         if place == len(free):
             bins.append([item])

@@ -106,16 +106,17 @@ def perform(config: Any) -> None:
     from hydra.types import RunMode
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     job = HydraConfig.get()
     verb = str(job.job.config_name)
-    if missing := OmegaConf.missing_keys(config):
-        fail(spelling.needs(verb, missing), code=2)
     if job.mode == RunMode.MULTIRUN:
         config.out = os.path.relpath(job.runtime.output_dir)
-    call = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(call, dict), "a verb's config is a mapping"
     try:
+        if missing := OmegaConf.missing_keys(config):
+            fail(spelling.needs(verb, missing), code=2)
+        call = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(call, dict), "a verb's config is a mapping"
         if problem := spelling.misfit(call):
             fail(problem, code=2)
         save_config(call, Path(call["out"], f"{verb}.yaml"))
@@ -124,9 +125,13 @@ def perform(config: Any) -> None:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__  # what the task said, without Hydra's words around it
-        if os.environ.get(FULL_ERROR) == "1" or not isinstance(cause, ValueError | FileNotFoundError | ImportError):
+        if os.environ.get(FULL_ERROR) == "1":
             raise cause from None
-        fail(str(cause), code=1)
+        if isinstance(cause, OmegaConfBaseException):
+            fail(spelling.first_line(cause), code=2)
+        if isinstance(cause, ValueError | FileNotFoundError | ImportError):
+            fail(str(cause) or repr(cause), code=1)
+        raise cause from None
 
 
 def save_config(config: Mapping[Any, Any], path: Path) -> None:

@@ -95,12 +95,15 @@ def validate(
     module: Callable[..., ProcessModule],
     trainer: Callable[..., pl.Trainer],
     out: str,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Losses of a trained model on the held-out samples, written to `out/validate.json`.
 
     Args:
         checkpoint: a model folder.
+        seed: of everything random; the noise has its own in `module`.
     """
+    pl.seed_everything(seed, verbose=False)
     unified, vocabulary = from_pretrained(checkpoint)
     streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
     run = trainer(callbacks=[], logger=False, default_root_dir=out)

@@ -101,7 +101,8 @@ class ProcessModule(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: PackedBatch, batch_idx: int) -> None:
         """Logs the means since the last logging step."""
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
-            values = {f"train/{name}": metric.compute() for name, metric in self.train_means.items()}
+            seen = {name: metric for name, metric in self.train_means.items() if metric.update_called}
+            values = {f"train/{name}": metric.compute() for name, metric in seen.items()}
             self.log_dict({**values, "minutes": self._minutes(), "tokens": float(batch.num_tokens)})
             for metric in self.train_means.values():
                 metric.reset()
@@ -109,7 +110,8 @@ class ProcessModule(pl.LightningModule):
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Losses on held-out combinations, with the same noise every time."""
         self._record(self.losses(batch, self._generator(-1 - batch_idx)), self.val_means)
-        self.log_dict({f"val/{name}": metric for name, metric in self.val_means.items()}, on_epoch=True, batch_size=1)
+        seen = {f"val/{name}": metric for name, metric in self.val_means.items() if metric.update_called}
+        self.log_dict(seen, on_epoch=True, batch_size=1)
 
     def _record(self, terms: LossTerms, means: nn.ModuleDict) -> Tensor:
         total = terms.total(self.lambda_ce)
@@ -141,7 +143,5 @@ class ProcessModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, stepped after every update."""
         optimizer = self.make_optimizer(self.model.named_parameters())
-        schedule = warmup_cosine(
-            optimizer, warmup_steps=self.warmup_steps, floor=self.lr_floor, progress=self.progress
-        )
+        schedule = warmup_cosine(optimizer, warmup_steps=self.warmup_steps, floor=self.lr_floor, progress=self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

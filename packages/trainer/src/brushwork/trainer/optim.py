@@ -107,9 +107,7 @@ class MuonAdamW(Optimizer):
         torch._foreach_addcdiv_(parameters, first, denominators, value=-group["lr"] / (1 - beta1**step))
 
 
-def warmup_cosine(
-    optimizer: Optimizer, *, warmup_steps: int, floor: float, progress: Callable[[], float]
-) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, floor: float, progress: Callable[[], float]) -> LambdaLR:
     """Linear warm-up over optimiser steps, then a cosine from the full learning rate to `floor` times it.
 
     Args:

@@ -109,7 +109,7 @@ def misfit(node: Any, at: str = "") -> str | None:
             return problem
     if not isinstance(node, dict) or "_target_" not in node:
         return None
-    return call_misfit(node, at or "the verb's own keys")
+    return call_misfit(node, f" (at {at})" if at else "")
 
 
 def call_misfit(node: dict[str, Any], at: str) -> str | None:
@@ -124,9 +124,9 @@ def call_misfit(node: dict[str, Any], at: str) -> str | None:
     given = {str(key) for key in node} - NODE_KEYS
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         for stray in sorted(given - parameters.keys()):
-            return f"{target} takes no {stray!r} (at {at}); {nearest(stray, parameters)}"
+            return f"{target} takes no {stray!r}{at}; {nearest(stray, parameters)}"
     named = [name for name, parameter in parameters.items() if parameter.kind in NAMED]
     missing = [name for name in named if parameters[name].default is inspect.Parameter.empty and name not in given]
     if missing and not node.get("_partial_") and "_args_" not in node:
-        return f"{target} needs {', '.join(map(repr, missing))} (at {at})"
+        return f"{target} needs {', '.join(map(repr, missing))}{at}"
     return None

@@ -61,7 +61,7 @@ def _reshape(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) ->
 
 
 def _move(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
-    moved = world.place(scene.objects[-1], _free_cell(world, scene, rng), rng)
+    moved = world.place(scene.objects[-1], _any(world.free_cells(scene), rng), rng)
     return SceneGraph(objects=(*scene.objects[:-1], moved))
 
 
@@ -72,7 +72,7 @@ def _drop(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> Sc
 
 def _add(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
     added = SceneObject(name=_any(world.shapes, rng), color=_any(world.colors, rng))
-    return SceneGraph(objects=(*scene.objects, world.place(added, _free_cell(world, scene, rng), rng)))
+    return SceneGraph(objects=(*scene.objects, world.place(added, _any(world.free_cells(scene), rng), rng)))
 
 
 _CHANGES: Mapping[DiscrepancyKind, tuple[Change, ...]] = {
@@ -89,11 +89,6 @@ def _replaced(scene: SceneGraph, index: int, **attributes: str) -> SceneGraph:
     objects = list(scene.objects)
     objects[index] = replace(objects[index], **attributes)
     return SceneGraph(objects=tuple(objects))
-
-
-def _free_cell(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> int:
-    taken = {int(one.y * world.grid) * world.grid + int(one.x * world.grid) for one in scene.objects}
-    return _any([cell for cell in range(world.grid**2) if cell not in taken], rng)
 
 
 def _index(items: Sequence, rng: np.random.Generator) -> int:

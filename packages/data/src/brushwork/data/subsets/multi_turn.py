@@ -88,7 +88,7 @@ def _instruction(world: ShapesWorld, said: SceneGraph) -> str:
     new = said.objects[-1]
     words = f"add {article(new.noun)}"
     if new.x is not None:
-        return f"{words} at {cell_name(new.x, new.y, world.grid)}"
+        return f"{words} at {cell_name(*new.centre, world.grid)}"
     if not said.relations:
         return words
     relation = said.relations[-1]

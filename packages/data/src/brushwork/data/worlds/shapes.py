@@ -47,8 +47,8 @@ class ShapesWorld:
     """Scenes of up to `max_objects` shapes, one in a cell, no two alike in both colour and shape.
 
     **What is held out.** Every prompt asks for one combination (`asked`) and may name others on the way (`named`);
-    every finished scene holds several (`held`): its coloured shapes, its pairs of shapes, of coloured shapes and of
-    shapes in a relation, and how many there are of a shape. The fraction `held_out` of each kind's combinations,
+    every finished scene holds several (`held`): a coloured shape that is alone, its pairs of shapes, of coloured shapes
+    and of shapes in a relation, and how many there are of a shape. The fraction `held_out` of each kind's combinations,
     rounded up, belongs to "test", `held_out_val` to "val", the rest to "train"; they are chosen by a hash of their
     words, evenly over the words, so that training meets every word. Then
 
@@ -56,9 +56,9 @@ class ShapesWorld:
       prompt is the one thing that its kind is about;
     * a finished train scene holds no test or val combination, a finished val scene no test combination.
 
-    `single_object` is held out by prompt alone: the shape occurs in training, but is never all that is asked for.
-    Drafts on the way to the finished scene, flawed ones included, keep the same rule but for how many there are of a
-    shape: three circles come after two.
+    `single_object` is held out by prompt alone: the shape occurs in training, but never is "a circle" a whole prompt.
+    Drafts on the way to the finished scene, flawed ones included, keep the same rule but for a coloured shape alone and
+    how many there are of a shape: three circles come after two, and two circles after one.
 
     Attributes:
         canvas: pixels a side, a multiple of `grid`; shapes are one pixel smaller than a cell.
@@ -131,15 +131,16 @@ class ShapesWorld:
     def _draw(self, kind: str, rng: np.random.Generator) -> SceneGraph:
         """A scene of this kind, whatever its split."""
         count = {"single_object": 1, "colors": 1, "counting": int(rng.integers(2, self.max_objects + 1))}.get(kind, 2)
-        shapes, colors = rng.permutation(len(self.shapes)), rng.permutation(len(self.colors))
+        shapes: list[int] = rng.permutation(len(self.shapes)).tolist()
+        colors: list[int] = rng.permutation(len(self.colors)).tolist()
         if kind == "counting":
             shapes = [shapes[0]] * count
         elif kind in ("two_objects", "position"):  # colours are free, equal ones too
-            colors = rng.integers(len(self.colors), size=count)
-        cells = rng.permutation(self.grid**2)[:count]
+            colors = rng.integers(len(self.colors), size=count).tolist()
+        cells: list[int] = rng.permutation(self.grid**2).tolist()
         objects = tuple(
-            self.place(SceneObject(name=self.shapes[shape], color=self.colors[color]), int(cell), rng)
-            for shape, color, cell in zip(shapes[:count], colors[:count], cells, strict=True)
+            self.place(SceneObject(name=self.shapes[shape], color=self.colors[color]), cell, rng)
+            for shape, color, cell in zip(shapes[:count], colors[:count], cells[:count], strict=True)
         )
         relations = ()
         if kind == "position":
@@ -156,6 +157,11 @@ class ShapesWorld:
             shift = rng.integers(-self.jitter, self.jitter + 1, size=2) / self.canvas
             x, y = (float(np.clip(value, half, 1 - half)) for value in (x + shift[0], y + shift[1]))
         return SceneObject(name=one.name, color=one.color, x=x, y=y)
+
+    def free_cells(self, scene: SceneGraph) -> list[int]:
+        """The numbers of the cells in which no object's centre lies, in reading order."""
+        taken = {(int(x * self.grid), int(y * self.grid)) for x, y in (one.centre for one in scene.objects)}
+        return [cell for cell in range(self.grid**2) if (cell % self.grid, cell // self.grid) not in taken]
 
     def predicates(self, subject: SceneObject, reference: SceneObject) -> list[str]:
         """The relations that hold between two placed objects, one or two for objects in different cells."""
@@ -190,8 +196,6 @@ class ShapesWorld:
         shapes, keys = sorted({one.name for one in scene.objects}), {self.asked(kind, scene)}
         if len(shapes) == 2:
             keys.add(("two_objects", *shapes))
-        if kind == "color_attribution":
-            keys.update(("colors", one.noun) for one in scene.objects)
         return keys
 
     def _asks_within(self, split: str, kind: str, scene: SceneGraph) -> bool:
@@ -205,10 +209,10 @@ class ShapesWorld:
 
         Args:
             scene: objects with colour and place.
-            finished: also how many there are of a shape, which is not asked of drafts on the way.
+            finished: also a coloured shape alone and how many there are of a shape, which drafts on the way may show.
         """
         objects = scene.objects
-        keys = {("colors", one.noun) for one in objects}
+        keys: set[Combination] = {("colors", objects[0].noun)} if finished and len(objects) == 1 else set()
         for one, other in combinations(objects, 2):
             if one.name == other.name:
                 continue
@@ -230,8 +234,8 @@ class ShapesWorld:
     def _apart(self, scene: SceneGraph) -> bool:
         """No two shapes touch, corners included."""
         least = (self.detector.size + 0.5) / self.canvas
-        pairs = combinations(scene.objects, 2)
-        return not self.jitter or all(max(abs(a.x - b.x), abs(a.y - b.y)) > least for a, b in pairs)
+        pairs = combinations((one.centre for one in scene.objects), 2)
+        return not self.jitter or all(max(abs(x - u), abs(y - v)) > least for (x, y), (u, v) in pairs)
 
     @cached_property
     def split_of(self) -> dict[Combination, Split]:
@@ -247,7 +251,8 @@ class ShapesWorld:
         keys = sorted(set(self._all(kind)), key=lambda key: hashlib.sha256("|".join(key).encode()).digest())
         splits: dict[Combination, Split] = dict.fromkeys(keys, "train")
         used: Counter[str] = Counter()  # how often each word is in a combination held out so far
-        for split, fraction in (("test", self.held_out), ("val", self.held_out_val)):
+        shares: tuple[tuple[Split, float], ...] = (("test", self.held_out), ("val", self.held_out_val))
+        for split, fraction in shares:
             for _ in range(ceil(fraction * len(keys))):
                 left = (key for key in keys if splits[key] == "train")
                 chosen = min(left, key=lambda key: sorted((used[word] for word in _words(key)), reverse=True))
