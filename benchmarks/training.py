@@ -87,7 +87,7 @@ def attention_ratio(world: ShapesWorld, vocabulary: WordVocabulary, repeats: int
 
 
 def muon_ratio(vocabulary: WordVocabulary, repeats: int) -> float:
-    """Time of torch.optim.Muon (one matrix at a time, bfloat16) over ours (batched, float32) on the layers' matrices."""
+    """Time of torch.optim.Muon (one matrix at a time, bfloat16) over ours (batched, float32)."""
     model = UnifiedModel(ModelConfig(vocab_size=len(vocabulary)))
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     for matrix in matrices:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from brushwork.flow.generate import TrajectoryGenerator, assemble
+from brushwork.flow.generate import Sampling, TrajectoryGenerator, assemble
 from brushwork.flow.guidance import TextGuidance
 from brushwork.flow.path import interpolate
 from brushwork.tokens.images import patchify
@@ -15,9 +15,7 @@ PROMPTS = ["a red circle", "a blue square left of a circle", "a"]
 
 @pytest.fixture
 def generator(model, vocabulary):
-    return TrajectoryGenerator(
-        model,
-        vocabulary,
+    sampling = Sampling(
         image_size=(16, 16),
         num_steps=3,
         guidance=TextGuidance(scale=2.0),
@@ -25,6 +23,7 @@ def generator(model, vocabulary):
         max_images=3,
         max_text=6,
     )
+    return TrajectoryGenerator(model, vocabulary, sampling)
 
 
 def words(trajectory):

@@ -63,7 +63,7 @@ def test_rule_equals_the_definition_by_items(samples):
     items = [
         (row, number, segment.kind)
         for row, sample in enumerate(samples)
-        for number, segment in enumerate(map(lambda item: _segment(*item), sample))
+        for number, segment in enumerate(_segment(*item) for item in sample)
         for _ in range(len(segment))
     ]
     for i, (row_i, item_i, kind_i) in enumerate(items):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from brushwork.tokens.images import grid_position_ids, patchify, unpatchify
+from brushwork.tokens.images import patchify, unpatchify
 
 
 def test_patch_order_is_row_column_channel():
@@ -20,9 +20,3 @@ def test_round_trip():
 def test_sizes_that_do_not_divide():
     with pytest.raises(ValueError, match="5x4"):
         patchify(torch.zeros(1, 3, 5, 4), 2)
-
-
-def test_grid_positions_skip_the_rest_of_a_table_row():
-    assert grid_position_ids(2, 3, 8).tolist() == [0, 1, 2, 8, 9, 10]
-    with pytest.raises(ValueError, match="side 8"):
-        grid_position_ids(2, 9, 8)

@@ -14,7 +14,7 @@ from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import process, single_pass
 from brushwork.data.worlds.shapes import ShapesWorld
 from brushwork.flow.checkpoint import from_pretrained
-from brushwork.flow.generate import TrajectoryGenerator
+from brushwork.flow.generate import Sampling, TrajectoryGenerator
 from brushwork.flow.model import ModelConfig, UnifiedModel
 from brushwork.tokens.segments import Segmenter
 from brushwork.trainer.fit import fit, read_vocabulary, validate
@@ -67,7 +67,7 @@ def test_four_steps_equal_two_and_two_more(data, tmp_path):
 
 def test_the_fitted_folder_generates(data, tmp_path):
     folder = fit(**arguments(data, tmp_path))
-    generator = TrajectoryGenerator.from_pretrained(folder, num_steps=2, max_images=2, max_text=4)
+    generator = TrajectoryGenerator.from_pretrained(folder, Sampling(num_steps=2, max_images=2, max_text=4))
     (trajectory,) = generator(["a red circle"], [0])
     assert trajectory.final_image.shape == (32, 32, 3)
 

@@ -106,10 +106,8 @@ class PackedStream(IterableDataset):
             carried = {i for b in bins for i in b} - {i for b in full for i in b}
             following["carry"] = [kept[i] for i in sorted(carried)]
             bins = full
-        order = np.random.default_rng((self.seed, 1, self._start["epoch"], self._start["cursor"])).permutation(
-            len(bins)
-        )
-        return [[samples[kept[i]] for i in bins[b]] for b in order], following
+        rng = np.random.default_rng((self.seed, 1, self._start["epoch"], self._start["cursor"]))
+        return [[samples[kept[i]] for i in bins[b]] for b in rng.permutation(len(bins))], following
 
     def _draw_refs(self) -> tuple[list[tuple[int, int]], dict[str, Any] | None]:
         """(epoch, sample) of what the window holds: what was carried over, then what comes next."""
@@ -185,7 +183,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        options = {"max_tokens": max_tokens, "window": window, "seed": seed}
+        options: dict[str, Any] = {"max_tokens": max_tokens, "window": window, "seed": seed}
         self.train = PackedStream(ShardFolder(folder, "train"), view, segmenter, **options)
         self.val = PackedStream(ShardFolder(folder, "val"), view, segmenter, **options, endless=False)
         self.num_workers = num_workers

@@ -1,6 +1,6 @@
-"""Models on disk: a folder with `config.json`, `vocabulary.json` and `model.safetensors`. The package's only file access.
+"""Models on disk: a folder with `config.json`, `vocabulary.json` and `model.safetensors`.
 
-No pickle is read or written.
+The package's only file access. No pickle is read or written.
 """
 
 import hashlib
@@ -53,16 +53,16 @@ def from_pretrained(folder: str | Path, *, dtype: torch.dtype | None = None) -> 
     vocabulary = WordVocabulary.from_json((folder / _VOCABULARY).read_text())
     model = UnifiedModel(_read_config(folder / _CONFIG))
     if len(vocabulary) > model.config.vocab_size:
-        raise ValueError(
-            f"{folder}: the vocabulary has {len(vocabulary)} ids, the model {model.config.vocab_size} rows"
-        )
+        raise ValueError(f"{folder}: a vocabulary of {len(vocabulary)} ids, a model of {model.config.vocab_size} rows")
     load_weights(model, folder / _WEIGHTS)
     return (model if dtype is None else model.to(dtype)), vocabulary
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """Sixteen hex digits that change with the weights of a model folder: a hash of their file's first and last MiB and
-    its size, which is quick for any model size."""
+    """Sixteen hex digits that change with the weights of a model folder.
+
+    A hash of the file's size and its first and last MiB, which is quick for any model.
+    """
     path, chunk = Path(folder) / _WEIGHTS, 1 << 20
     digest = hashlib.sha256(str(path.stat().st_size).encode())
     with path.open("rb") as file:

@@ -52,13 +52,11 @@ class _Row:
     stopped: str = "end"
 
 
-class TrajectoryGenerator:
-    """Samples trajectories from a unified model.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How trajectories are sampled.
 
-    Args:
-        model: the unified model; used in evaluation mode.
-        vocabulary: its vocabulary.
-        autoencoder: pictures to latents and back; the pixel autoencoder by default.
+    Attributes:
         image_size: height and width in pixels; multiples of the model's stride.
         num_steps: Euler steps an image (BAGEL's `num_timesteps` minus one).
         timestep_shift: see `path.shift_timesteps`.
@@ -66,44 +64,61 @@ class TrajectoryGenerator:
         temperature: of text and switches; 0 takes the likeliest token.
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
         max_text: words after which a text is brought to its end.
+    """
+
+    image_size: tuple[int, int] = (32, 32)
+    num_steps: int = 10
+    timestep_shift: float = 1.0
+    guidance: TextGuidance = field(default_factory=TextGuidance)
+    temperature: float = 0.3
+    max_images: int = 10
+    max_text: int = 64
+
+
+class TrajectoryGenerator:
+    """Samples trajectories from a unified model.
+
+    Args:
+        model: the unified model; used in evaluation mode.
+        vocabulary: its vocabulary.
+        sampling: how.
+        autoencoder: pictures to latents and back; the pixel autoencoder by default.
         fingerprint: names weights and settings, so that drawings of two models are not mixed in one folder.
+
+    Raises:
+        ValueError: the image size is no multiple of the model's stride.
     """
 
     def __init__(
         self,
         model: UnifiedModel,
         vocabulary: Vocabulary,
+        sampling: Sampling | None = None,
         *,
         autoencoder: Autoencoder | None = None,
-        image_size: tuple[int, int] = (32, 32),
-        num_steps: int = 10,
-        timestep_shift: float = 1.0,
-        guidance: TextGuidance | None = None,
-        temperature: float = 0.3,
-        max_images: int = 10,
-        max_text: int = 64,
         fingerprint: str = "",
     ) -> None:
-        stride = model.config.stride
-        if image_size[0] % stride or image_size[1] % stride:
-            raise ValueError(f"image_size {image_size} must be multiples of the model's {stride} pixels a token")
+        self.sampling = sampling = sampling or Sampling()
+        stride, (height, width) = model.config.stride, sampling.image_size
+        if height % stride or width % stride:
+            raise ValueError(f"image_size {height}x{width} must be multiples of the model's {stride} pixels a token")
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
-        self.grid = (image_size[0] // stride, image_size[1] // stride)
-        self.timesteps = timestep_grid(num_steps, shift=timestep_shift)
-        self.guidance = guidance or TextGuidance()
-        self.temperature, self.max_images, self.max_text = temperature, max_images, max_text
         self.fingerprint = fingerprint
+        self.grid = (height // stride, width // stride)
+        self.timesteps = timestep_grid(sampling.num_steps, shift=sampling.timestep_shift)
         self._table = transition_table(vocabulary)
         self._is_word = is_word(vocabulary)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "cpu", **sampling) -> "TrajectoryGenerator":
-        """A generator for a model folder; `sampling` are the keyword arguments of the constructor."""
+    def from_pretrained(
+        cls, folder: str | Path, sampling: Sampling | None = None, *, device: str = "cpu"
+    ) -> "TrajectoryGenerator":
+        """A generator for a model folder."""
         model, vocabulary = from_pretrained(folder)
-        fingerprint = f"{weights_fingerprint(folder)} {sampling}"
-        return cls(model.to(device), vocabulary, fingerprint=fingerprint, **sampling)
+        fingerprint = f"{weights_fingerprint(folder)} {sampling or Sampling()}"
+        return cls(model.to(device), vocabulary, sampling, fingerprint=fingerprint)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
@@ -122,9 +137,7 @@ class TrajectoryGenerator:
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         texts = [self.vocabulary.encode(row.prompt) for row in rows]
-        patches = self.grid[0] * self.grid[1] + 2
-        capacity = max(map(len, texts)) + 2 + self.max_images * (2 * self.max_text + 16 + patches) + 2 * patches
-        self._cache = self.model.new_cache(len(rows), capacity)
+        self._cache = self.model.new_cache(len(rows), self._capacity(max(map(len, texts))))
         control = self.vocabulary.control
         self._write(rows, [[control.bos, *ids, control.eos] for ids in texts])
         while waiting := [row for row in rows if row.waits]:
@@ -132,6 +145,12 @@ class TrajectoryGenerator:
         del self._cache
         seconds = (time.perf_counter() - start) / len(rows)
         return [self._trajectory(row, number, seconds) for number, row in enumerate(rows)]
+
+    def _capacity(self, longest_prompt: int) -> int:
+        """Most tokens a row can come to: a plan and an inspection an image, and the two branches of a velocity."""
+        tags, patches = 16, self.grid[0] * self.grid[1] + 2
+        round_tokens = 2 * self.sampling.max_text + tags + patches
+        return longest_prompt + 2 + self.sampling.max_images * round_tokens + 2 * patches
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -162,9 +181,9 @@ class TrajectoryGenerator:
         """The next ids of each row: one that is sampled, and those that the grammar leaves no choice about."""
         allowed = np.stack([self._allowed(row) for row in rows])
         logits = logits.float().cpu()[:, : allowed.shape[1]].masked_fill(~torch.from_numpy(allowed), -torch.inf)
-        if self.temperature > 0:
+        if self.sampling.temperature > 0:
             uniform = torch.stack([torch.rand(logits.shape[1], generator=row.generator) for row in rows])
-            logits = logits / self.temperature - (-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
+            logits = logits / self.sampling.temperature - (-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
         chosen = []
         for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
             ids = self._advance(row, token)
@@ -178,11 +197,13 @@ class TrajectoryGenerator:
     def _allowed(self, row: _Row) -> np.ndarray:
         """Which ids may come next (bool, one an id): the grammar, and the limits on words and images."""
         allowed = self._table[row.state] != FORBIDDEN
-        if len(row.text) >= self.max_text and (allowed & ~self._is_word).any():
-            allowed = allowed & ~self._is_word
-        if row.images >= self.max_images and row.state in (State.SEEN, State.ACCEPTED):
-            allowed = np.zeros_like(allowed)
-            allowed[self.vocabulary.control.eos] = True
+        eos = self.vocabulary.control.eos
+        if len(row.text) >= self.sampling.max_text:
+            closing = allowed & ~self._is_word
+            closing[np.arange(len(closing)) != eos] &= not closing[eos]  # the end of the text, where it may come
+            allowed = closing if closing.any() else allowed
+        if row.images >= self.sampling.max_images and row.state in (State.SEEN, State.ACCEPTED):
+            allowed = np.arange(len(allowed)) == eos
         return allowed
 
     def _advance(self, row: _Row, token: int) -> list[int]:
@@ -193,7 +214,7 @@ class TrajectoryGenerator:
             row.waits = True
             return []
         if row.state is State.DONE:
-            row.stopped = "max_images" if row.images >= self.max_images else "end"
+            row.stopped = "max_images" if row.images >= self.sampling.max_images else "end"
             return []
         if token == control.bos:
             row.before_text = (row.length, row.position)
@@ -233,9 +254,12 @@ class TrajectoryGenerator:
     def _velocity(
         self, x: Float[Tensor, "images tokens dim"], timestep: float, waiting: list[_Row], rows: list[_Row]
     ) -> Float[Tensor, "images tokens dim"]:
-        """The (guided) velocity of all waiting rows; with guidance both contexts are one forward, the one without the
-        last text being a shorter view of the same cache row."""
-        branches = 2 if self.guidance.active(timestep) else 1
+        """The (guided) velocity of all waiting rows.
+
+        With guidance both contexts are one forward, the one without the last text being a shorter view of the same
+        cache row.
+        """
+        branches = 2 if self.sampling.guidance.active(timestep) else 1
         samples, visible = [], []
         for row in rows:
             contexts = [(row.length, row.position), row.before_text][:branches] if row.waits else []
@@ -246,7 +270,7 @@ class TrajectoryGenerator:
         patches = x[:, None].expand(-1, branches, -1, -1).flatten(0, 2)
         prediction = self._feed(samples, patches, timestep, visible=torch.tensor(visible, device=self._device))
         velocity = prediction.velocity.float().view(x.shape[0], branches, *x.shape[1:])
-        return velocity[:, 0] if branches == 1 else self.guidance(velocity[:, 0], velocity[:, 1])
+        return velocity[:, 0] if branches == 1 else self.sampling.guidance(velocity[:, 0], velocity[:, 1])
 
     # -- both ---------------------------------------------------------------------------------------------------------
 

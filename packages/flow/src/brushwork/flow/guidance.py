@@ -1,6 +1,6 @@
 """Classifier-free guidance: push the velocity away from what it would be without the last text.
 
-BAGEL's formula (facts sheet, 11.3): with v the velocity in full context and u without the last text,
+BAGEL's formula (BAGEL): with v the velocity in full context and u without the last text,
 `w = u + scale * (v - u)`, then w is rescaled so that it is not longer than v.
 """
 

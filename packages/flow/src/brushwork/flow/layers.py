@@ -1,4 +1,4 @@
-"""The decoder layer: two experts with their own weights, one attention over all tokens (BAGEL facts, sections 4 and 9).
+"""The decoder layer: two experts with their own weights, one attention over all tokens (BAGEL).
 
 Tokens travel expert-major: first the n_und tokens of the understanding expert (text, boundaries), then the image
 patches of the generating one. Attention does not care about order as long as the plan travels along, so no layer has
@@ -17,7 +17,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32 and cast back before the weight is applied (facts 4.1)."""
+    """Root-mean-square norm, computed in float32 and cast back before the weight is applied (BAGEL)."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -25,13 +25,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*n dim"]) -> Float[Tensor, "*n dim"]:
+        """The normed and weighted input, in its own precision."""
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
 
 
 def rotary_angles(
     position_ids: Int[Tensor, " n"], head_dim: int, theta: float
 ) -> tuple[Float[Tensor, "n head_dim"], Float[Tensor, "n head_dim"]]:
-    """Cosines and sines of the rotary embedding, float32; both halves of the head share angles (facts 4.4)."""
+    """Cosines and sines of the rotary embedding, float32; both halves of the head share angles (BAGEL)."""
     inverse = theta ** (-torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim)
     angles = (position_ids.float()[:, None] * inverse).repeat(1, 2)
     return angles.cos(), angles.sin()
@@ -40,7 +41,7 @@ def rotary_angles(
 def rotate(
     x: Float[Tensor, "n heads head_dim"], cos: Float[Tensor, "n head_dim"], sin: Float[Tensor, "n head_dim"]
 ) -> Float[Tensor, "n heads head_dim"]:
-    """Turns each half-split pair of `x` by its angle (facts 4.4)."""
+    """Turns each half-split pair of `x` by its angle (BAGEL)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, None].to(x.dtype) + torch.cat((-second, first), dim=-1) * sin[:, None].to(x.dtype)
 
@@ -73,7 +74,7 @@ class Expert(nn.Module):
         return self.q_norm(q), self.k_norm(k), v
 
     def mlp(self, x: Float[Tensor, "n hidden"]) -> Float[Tensor, "n hidden"]:
-        """down(silu(gate) * up) of the normed input (facts 4.2)."""
+        """down(silu(gate) * up) of the normed input (BAGEL)."""
         x = self.post_norm(x)
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
@@ -93,7 +94,8 @@ class DecoderLayer(nn.Module):
         rotary: tuple[Float[Tensor, "n head_dim"], Float[Tensor, "n head_dim"]],
         attend: Attend,
     ) -> Float[Tensor, "n hidden"]:
-        """
+        """One layer.
+
         Args:
             x: hidden states, the `num_understand` tokens of the understanding expert first.
             rotary: cosines and sines of the tokens' positions.
@@ -116,7 +118,7 @@ class DecoderLayer(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """Flow time in [0, 1] to a hidden vector: 256 cosines and sines, then a two-layer MLP (facts 4.5).
+    """Flow time in [0, 1] to a hidden vector: 256 cosines and sines, then a two-layer MLP (BAGEL).
 
     The time is not multiplied by 1000, and cosines come first.
     """
@@ -128,13 +130,15 @@ class TimeEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * self.frequencies, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
     def forward(self, timesteps: Float[Tensor, " n"]) -> Float[Tensor, "n hidden"]:
+        """One vector a timestep."""
         exponents = torch.arange(self.frequencies, device=timesteps.device, dtype=torch.float32) / self.frequencies
         angles = timesteps.float()[:, None] * 10000.0**-exponents
-        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.mlp[0].weight.dtype))
+        weights = next(self.mlp.parameters())
+        return self.mlp(torch.cat((angles.cos(), angles.sin()), dim=-1).to(weights.dtype))
 
 
 def sincos_table(side: int, dim: int) -> Float[Tensor, "cells dim"]:
-    """Fixed 2-D position table: the first half of the channels encodes the column, the second the row (facts 4.6)."""
+    """Fixed 2-D position table: the first half of the channels encodes the column, the second the row (BAGEL)."""
     frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
     axis = torch.cat((angles.sin(), angles.cos()), dim=-1)  # (side, dim / 2)

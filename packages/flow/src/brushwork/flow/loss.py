@@ -1,6 +1,7 @@
 """The objective: cross-entropy on texts and on modality switches, squared error on velocities (paper, "Objective").
 
-Losses leave here as sums and counts, so that whoever averages (over ranks, over accumulated batches) gets the true mean.
+Losses leave here as sums and counts, so that whoever averages, over ranks or accumulated batches, gets the true
+mean.
 """
 
 from dataclasses import dataclass
@@ -42,5 +43,5 @@ def cross_entropy(logits: Float[Tensor, "n vocab"], labels: Int[Tensor, " n"]) -
 
 
 def flow_error(velocity: Float[Tensor, "n dim"], target: Float[Tensor, "n dim"]) -> Term:
-    """Squared velocity error: mean over the channels of a token, summed over tokens (facts, section 7)."""
+    """Squared velocity error: mean over the channels of a token, summed over tokens (BAGEL)."""
     return Term(sum=(velocity.float() - target.float()).square().mean(-1).sum(), count=len(target))

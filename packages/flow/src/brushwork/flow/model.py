@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from brushwork.flow.cache import KVCache
 from brushwork.flow.kernels import attend, pad_rows, plan_packed
-from brushwork.flow.layers import DecoderLayer, RMSNorm, TimeEmbedder, rotary_angles, sincos_table
+from brushwork.flow.layers import Attend, DecoderLayer, RMSNorm, TimeEmbedder, rotary_angles, sincos_table
 from brushwork.flow.path import velocity_from_data
-from brushwork.tokens.images import grid_position_ids
 from brushwork.tokens.packing import CLEAN, PackedBatch
 
 
@@ -124,21 +123,18 @@ class UnifiedModel(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.llm2vae = nn.Linear(config.hidden_size, config.patch_dim)
         table = sincos_table(config.max_latent_size, config.hidden_size)
-        self.register_buffer("latent_positions", table, persistent=False)  # fixed (facts, section 2)
+        self.register_buffer("latent_positions", table, persistent=False)  # fixed (BAGEL)
         self.latent_positions: Tensor
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal weights of 0.02, projections into the residual stream scaled down by depth, llm2vae zero (facts,
-        section 2)."""
+        """Normal weights of 0.02, smaller where they write into the residual stream, and a zero llm2vae (BAGEL)."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:
-                depth = (
-                    (2 * self.config.num_layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
-                )
-                nn.init.normal_(parameter, std=0.02 / depth)
+                into_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.num_layers) ** (0.5 * into_residual))
         nn.init.zeros_(self.llm2vae.weight)
 
     def forward(
@@ -181,13 +177,18 @@ class UnifiedModel(nn.Module):
 
     def _embed_patches(self, batch: PackedBatch, patches: Tensor, timesteps: Tensor) -> Tensor:
         side = self.config.max_latent_size
-        if len(batch.patch_grid) and int(batch.patch_grid.max()) >= side:
-            grid_position_ids(*(batch.patch_grid.max(0).values + 1).tolist(), side)  # raises, naming both sizes
+        if len(batch.patch_grid) and int(batch.patch_grid.max()) >= side:  # an index would alias into another row
+            rows, columns = (batch.patch_grid.max(0).values + 1).tolist()
+            raise ValueError(
+                f"{rows}x{columns} image tokens exceed the position table of side {side}; shrink the image"
+            )
         position = self.latent_positions[batch.patch_grid[:, 0] * side + batch.patch_grid[:, 1]]
         times, index = timesteps.unique(return_inverse=True)
         return self.vae2llm(patches.to(self.vae2llm.weight.dtype)) + self.time_embedder(times)[index] + position
 
-    def _attention(self, batch: PackedBatch, order: Tensor, cache: KVCache | None, visible: Tensor | None) -> list:
+    def _attention(
+        self, batch: PackedBatch, order: Tensor, cache: KVCache | None, visible: Tensor | None
+    ) -> list[Attend]:
         """One attention function a layer, for tokens in expert-major order."""
         if cache is None:
             plan = plan_packed(batch.layout, batch.lengths)

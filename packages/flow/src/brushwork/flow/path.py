@@ -1,7 +1,7 @@
 """The straight path between data and noise, and the time convention of the whole project.
 
 t = 0 is data, t = 1 is noise, `x_t = (1 - t) * data + t * noise`, and the velocity is `noise - data`. BAGEL's released
-weights demand this direction (facts sheet, section 6).
+weights demand this direction (BAGEL).
 """
 
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, linspace, randn
 
 
 def shift_timesteps(timesteps: Float[Tensor, "*n"], shift: float) -> Float[Tensor, "*n"]:
-    """Moves timesteps in [0, 1] towards noise (shift > 1) or data (shift < 1); 0 and 1 stay (facts, section 6)."""
+    """Moves timesteps in [0, 1] towards noise (shift > 1) or data (shift < 1); 0 and 1 stay (BAGEL)."""
     return shift * timesteps / (1 + (shift - 1) * timesteps)
 
 

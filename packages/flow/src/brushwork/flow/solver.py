@@ -1,6 +1,7 @@
 """Euler integration of a velocity from noise to data."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,6 @@ def euler(
     """Follows `velocity` along `timesteps` (first to last, as `path.timestep_grid` gives them); state in float32."""
     x_t = noise.float()
     times = timesteps.tolist()
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in pairwise(times):
         x_t = x_t - velocity(x_t, now).float() * (now - then)
     return x_t

@@ -50,7 +50,7 @@ class TokenLayout:
 
 
 def may_attend(query: TokenLayout, key: TokenLayout) -> Bool[Tensor, "*shape"]:
-    """May a query token look at a key token? Layouts broadcast against each other (BAGEL facts, 5.3)."""
+    """May a query token look at a key token? Layouts broadcast against each other (BAGEL)."""
     same_segment = query.segment == key.segment
     past = key.index <= query.index
     return (

@@ -1,12 +1,12 @@
 """Pictures and latents as rows of patch tokens."""
 
 from einops import rearrange
-from jaxtyping import Float, Int
-from torch import Tensor, arange
+from jaxtyping import Float
+from torch import Tensor
 
 
 def patchify(latents: Float[Tensor, "n channels height width"], patch: int) -> Float[Tensor, "n tokens dim"]:
-    """Cuts a grid into tokens, row-major; inside a token the order is row, column, channel (BAGEL facts, 5.4).
+    """Cuts a grid into tokens, row-major; inside a token the order is row, column, channel (BAGEL).
 
     Raises:
         ValueError: a side is no multiple of `patch`.
@@ -22,16 +22,3 @@ def unpatchify(
 ) -> Float[Tensor, "n channels height width"]:
     """Inverse of `patchify`; `grid` is (rows, columns) of tokens."""
     return rearrange(tokens, "n (h w) (p q c) -> n c (h p) (w q)", p=patch, q=patch, h=grid[0], w=grid[1])
-
-
-def grid_position_ids(rows: int, columns: int, side: int) -> Int[Tensor, " tokens"]:
-    """Index of each token of a grid into a square position table: row * side + column ("extrapolate", facts 5.4).
-
-    Raises:
-        ValueError: the grid is larger than the table; an index would alias into another row.
-    """
-    if rows > side or columns > side:
-        raise ValueError(
-            f"a {rows}x{columns} token grid exceeds the position table of side {side}; use a smaller image"
-        )
-    return (arange(rows)[:, None] * side + arange(columns)).flatten()

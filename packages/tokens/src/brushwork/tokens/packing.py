@@ -21,7 +21,7 @@ CLEAN = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBatch:
-    """Samples one after the other in one sequence of S tokens; there is no batch dimension (BAGEL facts, 5.1).
+    """Samples one after the other in one sequence of S tokens; there is no batch dimension (BAGEL).
 
     Attributes:
         layout: what the attention rule needs of every token.
@@ -125,8 +125,10 @@ def _cat(arrays: Sequence[Any]) -> Tensor:
 
 
 def _patches(segments: Sequence[Segment], starts: np.ndarray) -> dict[str, Any]:
-    """Fields of `PackedBatch` that describe image patches. A picture that stands several times in the sequence is
-    kept once."""
+    """Fields of `PackedBatch` that describe image patches.
+
+    A picture that stands several times in the sequence is kept once.
+    """
     index, grids, draws, sources, images = [], [], [], [], []
     offsets: dict[int, int] = {}
     num_draws = total = 0
@@ -153,9 +155,11 @@ def _patches(segments: Sequence[Segment], starts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _labels(segments: Sequence[Segment], starts: np.ndarray) -> dict[str, Tensor]:
-    """Fields of `PackedBatch` that say where text and switches are predicted. The label of a token is its successor
-    (facts 5.5); the last token of a segment carries the switch."""
+def _labels(segments: Sequence[Segment], starts: np.ndarray) -> dict[str, Any]:
+    """Fields of `PackedBatch` that say where text and switches are predicted.
+
+    The label of a token is its successor (BAGEL); the last token of a segment carries the switch.
+    """
     text_index, text_labels, switch_index, switch_labels = [], [], [], []
     for segment, start in zip(segments, starts, strict=True):
         if segment.loss:

@@ -1,6 +1,6 @@
 """From a trajectory to the segments of one sequence: what is read, what is drawn, and where the losses are.
 
-Layout and position ids follow BAGEL (facts sheet, section 5): a text is `bos ids eos`, an image is
+Layout and position ids follow BAGEL (BAGEL): a text is `bos ids eos`, an image is
 `vision_start patches vision_end`, all tokens of an image share one position, and an image that is to be drawn stands
 in the sequence as noised copies (flow loss, seen by nobody else) followed by its clean copy (context).
 """
@@ -108,13 +108,10 @@ class Segmenter:
             segments += self._image(draft, _next(segments), after_image)
             if draft.inspection is None:
                 continue
-            if number < len(step.drafts):
-                after_text = control.vision_start
-            else:
-                after_text = control.eos if last else control.bos
-            segments.append(
-                self.text(inspection_ids(draft.inspection, self.vocabulary), _next(segments), switch=after_text)
-            )
+            after_last = control.eos if last else control.bos
+            after_text = control.vision_start if number < len(step.drafts) else after_last
+            ids = inspection_ids(draft.inspection, self.vocabulary)
+            segments.append(self.text(ids, _next(segments), switch=after_text))
 
     def text(self, ids: Sequence[int], position: int, *, loss: bool = True, switch: int = IGNORE_INDEX) -> Segment:
         """A text segment: `ids` between bos and eos."""
@@ -136,8 +133,10 @@ class Segmenter:
 
     @staticmethod
     def _without_last_text(segments: list[Segment], drawn: int) -> list[Segment]:
-        """The context before the last text that precedes segment `drawn`, then that image; a text dropped from the
-        sequence does not advance the position counter (facts 5.2)."""
+        """The context before the last text that precedes segment `drawn`, then that image.
+
+        A text dropped from the sequence does not advance the position counter (BAGEL).
+        """
         cut = max(i for i in range(drawn) if segments[i].kind is Kind.TEXT)
         target = segments[drawn]
         copies = [s for s in segments if s.kind is Kind.NOISED and s.image is target.image]

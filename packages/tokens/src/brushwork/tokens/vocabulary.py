@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
-# Names as in BAGEL's Qwen2.5 vocabulary (facts sheet, section 1); the six tags are the paper's.
+# Names as in BAGEL's Qwen2.5 vocabulary; the six tags are the paper's.
 CONTROL_TOKENS = {
     "bos": "<|im_start|>",
     "eos": "<|im_end|>",

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from brushwork.flow.generate import TrajectoryGenerator
+from brushwork.flow.generate import Sampling, TrajectoryGenerator
 from brushwork.tokens.trajectory import Image, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
 
@@ -76,10 +76,10 @@ class TrajectoryPictures(pl.Callback):
     Args:
         prompts: what to draw.
         vocabulary: of the model.
-        sampling: keyword arguments of `TrajectoryGenerator`.
+        sampling: how they are sampled.
     """
 
-    def __init__(self, prompts: Sequence[str], vocabulary: Vocabulary, **sampling: Any) -> None:
+    def __init__(self, prompts: Sequence[str], vocabulary: Vocabulary, sampling: Sampling) -> None:
         self.prompts, self.vocabulary, self.sampling = list(prompts), vocabulary, sampling
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -88,7 +88,7 @@ class TrajectoryPictures(pl.Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or not loggers:
             return
         generator = TrajectoryGenerator(
-            pl_module.model, self.vocabulary, autoencoder=pl_module.autoencoder, **self.sampling
+            pl_module.model, self.vocabulary, self.sampling, autoencoder=pl_module.autoencoder
         )
         trajectories = generator(self.prompts, range(len(self.prompts)))
         pl_module.model.train()

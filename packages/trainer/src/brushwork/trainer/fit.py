@@ -68,8 +68,9 @@ def fit(
     streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
     extra = [c if isinstance(c, pl.Callback) else c(vocabulary=vocabulary) for c in callbacks]
     run = trainer(callbacks=extra, logger=list(loggers), default_root_dir=out)
-    if not any(isinstance(callback, Timer) for callback in run.callbacks):
-        run.callbacks.append(Timer())  # without max_time nobody else counts the minutes that the log shows
+    hooks = run.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
+    if not any(isinstance(callback, Timer) for callback in hooks):
+        hooks.append(Timer())  # without max_time nobody else counts the minutes that the log shows
     checkpoint = Path(out) / "checkpoints" / "last.ckpt"
     if resume == "auto":
         resume = str(checkpoint) if checkpoint.is_file() else None

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, MetricCollection
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder
 from brushwork.flow.loss import LossTerms, cross_entropy, flow_error
@@ -58,8 +58,9 @@ class ProcessModule(pl.LightningModule):
         self.lambda_ce, self.timestep_shift, self.context_noise = lambda_ce, timestep_shift, context_noise
         self.warmup_steps, self.lr_floor, self.seed = warmup_steps, lr_floor, seed
         names = ("loss", "text", "switch", "flow")
-        self.train_means = nn.ModuleDict({name: MeanMetric() for name in names})
-        self.val_means = nn.ModuleDict({name: MeanMetric() for name in names})
+        # Each mean is updated by itself: a loss that a batch lacks must not count as zero.
+        self.train_means = MetricCollection({name: MeanMetric() for name in names}, compute_groups=False)
+        self.val_means = MetricCollection({name: MeanMetric() for name in names}, compute_groups=False)
         for metric in self.train_means.values():
             metric.persistent(True)  # a resumed run reports the same averages
 
@@ -82,8 +83,10 @@ class ProcessModule(pl.LightningModule):
 
     @torch.no_grad()
     def _encode(self, batch: PackedBatch) -> Float[Tensor, "patches dim"]:
-        """Latent tokens of every image patch of the batch. Images are encoded one size at a time: padding them to a
-        common size would change the latents (BAGEL facts, pitfall 20)."""
+        """Latent tokens of every image patch of the batch.
+
+        Images are encoded one size at a time: padding them to a common size would change the latents (BAGEL).
+        """
         patch = self.model.config.latent_patch_size
         sizes = {tuple(image.shape) for image in batch.images}
         if len(sizes) == 1:
@@ -100,7 +103,8 @@ class ProcessModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: PackedBatch, batch_idx: int) -> None:
         """Logs the means since the last logging step."""
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
+        if self.trainer.global_step % every == 0:
             seen = {name: metric for name, metric in self.train_means.items() if metric.update_called}
             values = {f"train/{name}": metric.compute() for name, metric in seen.items()}
             self.log_dict({**values, "minutes": self._minutes(), "tokens": float(batch.num_tokens)})
@@ -113,7 +117,7 @@ class ProcessModule(pl.LightningModule):
         seen = {f"val/{name}": metric for name, metric in self.val_means.items() if metric.update_called}
         self.log_dict(seen, on_epoch=True, batch_size=1)
 
-    def _record(self, terms: LossTerms, means: nn.ModuleDict) -> Tensor:
+    def _record(self, terms: LossTerms, means: MetricCollection) -> Tensor:
         total = terms.total(self.lambda_ce)
         means["loss"].update(total.detach())
         for name in ("text", "switch", "flow"):
@@ -126,17 +130,20 @@ class ProcessModule(pl.LightningModule):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_rank) * 10_000_019 + step)
 
     def _minutes(self) -> float:
-        timers = [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
-        return timers[0].time_elapsed("train") / 60 if timers else 0.0
+        return max((timer.time_elapsed("train") / 60 for timer in self._timers()), default=0.0)
+
+    def _timers(self) -> list[Timer]:
+        callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
+        return [callback for callback in callbacks if isinstance(callback, Timer)]
 
     def progress(self) -> float:
         """Share of the training that is over, by steps or by time, whichever is further."""
         trainer, shares = self.trainer, [0.0]
         if trainer.max_steps > 0:
             shares.append(trainer.global_step / trainer.max_steps)
-        for callback in trainer.callbacks:
-            if isinstance(callback, Timer) and (left := callback.time_remaining("train")) is not None:
-                elapsed = callback.time_elapsed("train")
+        for timer in self._timers():
+            if (left := timer.time_remaining("train")) is not None:
+                elapsed = timer.time_elapsed("train")
                 shares.append(elapsed / max(elapsed + left, 1e-9))
         return max(shares)
 

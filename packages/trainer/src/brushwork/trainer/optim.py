@@ -83,7 +83,7 @@ class MuonAdamW(Optimizer):
 
     def _step_muon(self, parameters: list[Tensor], group: dict) -> None:
         momenta = self._state(parameters, "momentum")
-        gradients = [p.grad for p in parameters]
+        gradients = _gradients(parameters)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
         by_shape = defaultdict(list)
@@ -96,7 +96,7 @@ class MuonAdamW(Optimizer):
 
     def _step_adamw(self, parameters: list[Tensor], group: dict) -> None:
         first, second = self._state(parameters, "exp_avg"), self._state(parameters, "exp_avg_sq")
-        gradients, (beta1, beta2) = [p.grad for p in parameters], group["betas"]
+        gradients, (beta1, beta2) = _gradients(parameters), group["betas"]
         group["step"] = step = group.get("step", 0) + 1
         torch._foreach_lerp_(first, gradients, 1 - beta1)
         torch._foreach_mul_(second, beta2)
@@ -107,12 +107,16 @@ class MuonAdamW(Optimizer):
         torch._foreach_addcdiv_(parameters, first, denominators, value=-group["lr"] / (1 - beta1**step))
 
 
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
 def warmup_cosine(optimizer: Optimizer, *, warmup_steps: int, floor: float, progress: Callable[[], float]) -> LambdaLR:
     """Linear warm-up over optimiser steps, then a cosine from the full learning rate to `floor` times it.
 
     Args:
-        progress: how much of the training is over, 0 to 1. A function of steps or of elapsed time, so that runs of equal
-            *time* anneal fully whatever their speed.
+        progress: how much of the training is over, 0 to 1, by steps or by elapsed time, so that runs of equal *time*
+            anneal fully whatever their speed.
     """
 
     def factor(step: int) -> float:
