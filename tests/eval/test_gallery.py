@@ -3,6 +3,7 @@
 import base64
 import io
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,7 @@ import pytest
 
 from brushwork.data.views import single_pass, text_plan
 from brushwork.eval.contact_sheet import contact_sheet
+from brushwork.eval.filmstrip import filmstrip
 from brushwork.eval.gallery import choose_hero, choose_keys, data_uri, make_cards
 from brushwork.eval.runs import load_runs
 
@@ -69,3 +71,15 @@ def test_the_contact_sheet_holds_every_answer(runs, trajectories):
     windows = np.lib.stride_tricks.sliding_window_view(sheet, image.shape)[:, :, 0]
     assert (windows[:, :, 16] == image[16]).all((2, 3)).any()
     assert contact_sheet(runs, []).size[0] > 0
+
+
+def test_the_filmstrip_holds_every_draft_from_left_to_right(runs):
+    hero = choose_hero(make_cards(runs, ["011"]))
+    assert hero is not None
+    sheet = np.asarray(filmstrip(hero, tile=32))
+    places = []
+    for frame in hero.frames:
+        inner = frame.draft.image[12:28, 4:22]  # the answer itself wears a frame and a disc
+        windows = np.lib.stride_tricks.sliding_window_view(sheet, inner.shape)[:, :, 0]
+        places.append({int(left) for _, left in np.argwhere((windows == inner).all((2, 3, 4)))})
+    assert all(min(after) >= min(before) for before, after in pairwise(places))

@@ -14,10 +14,12 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image as PillowImage
 
 from brushwork.eval import charts
 from brushwork.eval.contact_sheet import contact_sheet
-from brushwork.eval.gallery import Card, choose_hero, choose_keys, make_cards
+from brushwork.eval.filmstrip import filmstrip
+from brushwork.eval.gallery import choose_hero, choose_keys, make_cards
 from brushwork.eval.machine import command_line
 from brushwork.eval.runs import Run, load_runs
 from brushwork.eval.statistics import Interval, wilson
@@ -42,7 +44,8 @@ def report(
     Args:
         runs: arm name → run folder, or one folder whose subfolders are the arms. A run folder holds `verdicts.jsonl`
             and `predictions/`, and may hold `logs/metrics.csv` (a Lightning CSV log) and the `*.yaml` of its commands.
-        out: gets `report.html`, `contact_sheet.png` and `results.json`.
+        out: gets `report.html`, `contact_sheet.png`, `results.json` and, where an answer has several drafts, one of
+            them as `trajectory.png`.
         title: the page's headline.
         baseline: arm against which the others are compared prompt by prompt; the first where it is None.
         gallery_per_kind: passed and failed answers that the gallery shows at least, of each kind and arm.
@@ -59,13 +62,18 @@ def report(
     loaded = load_runs(runs)
     arms = summarise(loaded, baseline)
     cards = make_cards(loaded, choose_keys(loaded, gallery_per_kind, seed))
-    gallery = {"cards": cards, "hero": choose_hero(cards), "gallery_per_kind": gallery_per_kind, "gallery_seed": seed}
+    hero = choose_hero(cards)
+    gallery = {"cards": cards, "hero": hero, "gallery_per_kind": gallery_per_kind, "gallery_seed": seed}
     page = render({**gallery, **page_context(loaded, arms, baseline or loaded[0].name), "title": title})
     write_text(folder / "report.html", page)
     results = {"format": 1, "date": now(), "runs": {arm.name: to_json(arm) for arm in arms}}
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    write_sheet(loaded, cards, folder / "contact_sheet.png")
-    for name in ("report.html", "contact_sheet.png", "results.json"):
+    write_picture(contact_sheet(loaded, cards), folder / "contact_sheet.png")
+    written = ["report.html", "contact_sheet.png", "results.json"]
+    if hero is not None:
+        write_picture(filmstrip(hero), folder / "trajectory.png")
+        written.append("trajectory.png")
+    for name in written:
         log.info("wrote %s", folder / name)
     return folder / "report.html"
 
@@ -202,10 +210,10 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def write_sheet(runs: Sequence[Run], cards: Sequence[Card], path: Path) -> None:
-    """Write the contact sheet beside its place and move it there."""
+def write_picture(picture: PillowImage.Image, path: Path) -> None:
+    """Write a PNG beside its place and move it there."""
     buffer = io.BytesIO()
-    contact_sheet(runs, cards).save(buffer, format="png", optimize=True)
+    picture.save(buffer, format="png", optimize=True)
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(buffer.getvalue())
     os.replace(partial, path)

@@ -1,0 +1,49 @@
+"""One trajectory as a picture with its words: what was planned above each draft, what the inspection said below."""
+
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from brushwork.eval.contact_sheet import BACKGROUND, EDGE, FAINT, FRAME_COLOURS, INK, draw_outcome, enlarged, wrapped
+from brushwork.eval.gallery import Frame, Strip
+
+
+def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:
+    """Draw the strip, drafts from left to right, the answer framed by its verdict.
+
+    Args:
+        strip: the trajectory of one arm.
+        tile: side of a picture, in pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    gap, margin, head, words = 20, 24, 46, 66
+    width = 2 * margin + len(strip.frames) * (tile + gap) - gap
+    sheet = PillowImage.new("RGB", (max(width, 420), head + 2 * words + tile + 2 * margin), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((margin, margin), f"“{strip.row.prompt}”", INK, ImageFont.load_default(18))
+    top = margin + head + words
+    for number, frame in enumerate(strip.frames):
+        left = margin + number * (tile + gap)
+        label, text = _above(frame)
+        pen.text((left, top - words), label, FAINT, small)
+        pen.multiline_text((left, top - words + 16), wrapped(text, tile, pen, font), INK, font)
+        sheet.paste(enlarged(frame.draft.image, tile), (left, top))
+        pen.rectangle((left - 1, top - 1, left + tile, top + tile), outline=EDGE)
+        if frame.final:
+            colour = FRAME_COLOURS[strip.outcome]
+            pen.rectangle((left - 3, top - 3, left + tile + 2, top + tile + 2), outline=colour, width=3)
+            draw_outcome(pen, strip.outcome, left + tile, top, colour)
+        if frame.draft.inspection is not None:
+            pen.text((left, top + tile + 10), "inspect", FAINT, small)
+            check = wrapped(frame.draft.inspection.draft_check, tile, pen, font)
+            pen.multiline_text((left, top + tile + 26), check, INK, font)
+    return sheet
+
+
+def _above(frame: Frame) -> tuple[str, str]:
+    """What led to a draft: its plan, or the refinement of the draft before."""
+    if frame.refines:
+        return "refine", frame.refines
+    return ("plan", frame.plan.instruction) if frame.plan is not None else ("", "")
