@@ -10,7 +10,7 @@ from brushwork.eval.runs import load_runs, read_curves
 def test_a_log_with_holes_and_missing_columns(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,train/flow,minutes,val/flow\n0,10,1.5,0.5,\n0,20,,,nan\n0,20,,,0.75\n0,30,oops,,\n")
-    flow, val = read_curves(path)
+    flow, val = read_curves([path])
     assert (flow.name, flow.points) == ("train/flow", ((10, 0.5, 1.5),))
     assert (val.name, val.points) == ("val/flow", ((20, 0.5, 0.75),)), "minutes are those last seen"
 
@@ -18,7 +18,7 @@ def test_a_log_with_holes_and_missing_columns(tmp_path):
 def test_a_log_without_step_and_minutes(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("train/loss\n3\n2\n")
-    (loss,) = read_curves(path)
+    (loss,) = read_curves([path])
     assert [(step, value) for step, _, value in loss.points] == [(0, 3), (1, 2)]
     assert all(math.isnan(minutes) for _, minutes, _ in loss.points)
 
@@ -56,3 +56,11 @@ def test_missing_runs_say_what_to_do(tmp_path):
         load_runs({"a": tmp_path})
     with pytest.raises(ValueError, match="no runs"):
         load_runs({})
+
+
+def test_the_logs_of_an_interrupted_run_are_joined(tmp_path):
+    paths = [tmp_path / name for name in ("a.csv", "b.csv")]
+    paths[0].write_text("step,minutes,train/loss\n10,1,3\n")
+    paths[1].write_text("step,minutes,train/loss\n20,2,2\n")
+    (loss,) = read_curves(paths)
+    assert loss.points == ((10, 1, 3), (20, 2, 2))

@@ -1,4 +1,4 @@
-"""The attention rule and the position table against numbers of the official BAGEL code, where its fixtures are at hand."""
+"""The attention rule, the position table and the time embedder against numbers of the official BAGEL code."""
 
 import json
 from pathlib import Path

@@ -43,7 +43,7 @@ def report(
 
     Args:
         runs: arm name → run folder, or one folder whose subfolders are the arms. A run folder holds `verdicts.jsonl`
-            and `predictions/`, and may hold `logs/metrics.csv` (a Lightning CSV log) and the `*.yaml` of its commands.
+            and `predictions/`, and may hold `logs/**/metrics.csv` (Lightning) and the `*.yaml` of its commands.
         out: gets `report.html`, `contact_sheet.png`, `results.json` and, where an answer has several drafts, one of
             them as `trajectory.png`.
         title: the page's headline.

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from brushwork.eval.sampler import PREDICTIONS_FOLDER, read_rejected, read_sampl
 from brushwork.eval.verdicts import VERDICTS_FILE, ScoredTrajectory, read_verdicts
 from brushwork.tokens.trajectory import Trajectory
 
-METRICS_FILE = "logs/metrics.csv"
+METRICS_FILES = "logs/**/metrics.csv"
 NOT_CURVES = {"step", "epoch", "minutes"}
 
 
@@ -100,30 +100,33 @@ def load_runs(runs: str | Path | Mapping[str, str | Path]) -> list[Run]:
 
 
 def load_run(name: str, folder: Path) -> Run:
-    """Load one arm: `verdicts.jsonl` and `predictions/` must be there, `logs/metrics.csv` and `*.yaml` may be."""
+    """Load one arm: `verdicts.jsonl` and `predictions/` must be there, `logs/**/metrics.csv` and `*.yaml` may be."""
     predictions = folder / PREDICTIONS_FOLDER
-    metrics = folder / METRICS_FILE
     return Run(
         name=name,
         folder=folder,
         rows=read_verdicts(folder / VERDICTS_FILE),
-        curves=read_curves(metrics) if metrics.is_file() else [],
+        curves=read_curves(sorted(folder.glob(METRICS_FILES), key=lambda path: path.stat().st_mtime)),
         samples=read_samples(predictions),
         rejected=read_rejected(predictions),
         settings={path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))},
     )
 
 
-def read_curves(path: Path) -> list[Curve]:
-    """Every numeric column of a Lightning CSV log; blank cells and whole missing columns are in order.
+def read_curves(paths: Sequence[Path]) -> list[Curve]:
+    """Every numeric column of Lightning's CSV logs; blank cells and whole missing columns are in order.
 
     Lightning writes a row per logging call, most cells blank. Where `minutes` is blank in a row it is taken from the
     last row that had it.
+
+    Args:
+        paths: the logs of one run, the oldest first: a run that was interrupted has one for each time it went on.
     """
     points: dict[str, list[tuple[float, float, float]]] = {}
     minutes = math.nan
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file)):
+    for path in paths:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        for number, row in enumerate(rows):
             minutes = parse(row.get("minutes"), minutes)
             step = parse(row.get("step"), float(number))
             for name, cell in row.items():
