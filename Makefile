@@ -50,6 +50,8 @@ MINUTES ?= 8
 PROMPTS ?= 312
 PLAN ?= relational
 ARMS := process single_pass text_plan no_critique
+SHOWN := single_pass text_plan no_critique process
+comma := ,
 READS_process := strategy=process
 READS_single_pass := strategy=single_pass
 READS_text_plan := strategy=text_plan
@@ -72,7 +74,7 @@ $(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/model.safetensors
 	$(LIGHTNING) test out=$(DEMO)/$*
 
 $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl)
-	$(LIGHTNING) report runs=$(DEMO) out=$(DEMO)/report baseline=single_pass
+	$(LIGHTNING) report 'runs={$(subst $() ,$(comma),$(foreach arm,$(SHOWN),$(arm):$(DEMO)/$(arm)))}' out=$(DEMO)/report
 
 .PRECIOUS: $(DEMO)/%/model/model.safetensors $(DEMO)/%/verdicts.jsonl
 

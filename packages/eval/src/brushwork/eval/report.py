@@ -62,7 +62,8 @@ def report(
     loaded = load_runs(runs)
     arms = summarise(loaded, baseline)
     cards = make_cards(loaded, choose_keys(loaded, gallery_per_kind, seed))
-    hero = choose_hero(cards)
+    everything = sorted({row.key for run in loaded for row in run.rows})
+    hero = choose_hero(make_cards(loaded, everything)) if cards else None  # of all answers, not only those shown
     gallery = {"cards": cards, "hero": hero, "gallery_per_kind": gallery_per_kind, "gallery_seed": seed}
     page = render({**gallery, **page_context(loaded, arms, baseline or loaded[0].name), "title": title})
     write_text(folder / "report.html", page)
