@@ -33,11 +33,11 @@ class ShapesDetector:
     overlaps best (intersection over union) within a shift of two pixels, or a smudge where that is below `min_iou`.
     Blobs of fewer than `speck` pixels are ignored.
 
-    Measured on 6,000 scenes of the default world (`python benchmarks/detector.py`, 2026-11-23), as the share of pictures
-    in which not exactly the true objects are found: none on true pictures and under Gaussian noise of a standard
-    deviation up to 40 of 255, 0.5% at 50, 9% at 60, 92% at 80; with 2, 5, 10, 15, 20% of each shape's pixels swapped
-    with the background 0, 0.2, 3, 19, 50%. Of 6,000 pictures with one thing wrong (colour, shape, place, count, missing,
-    extra) the judge passed none, with noise of 20 or without. 0.3 ms an image on one core.
+    Measured on 6,000 scenes of the default world (`python benchmarks/detector.py`, 2026-11-23), as the share of
+    pictures in which not exactly the true objects are found: none on true pictures and under Gaussian noise of a
+    standard deviation up to 40 of 255, 0.5% at 50, 9% at 60, 92% at 80; with 2, 5, 10, 15, 20% of each shape's pixels
+    swapped with the background 0, 0.2, 3, 19, 50%. Of 6,000 pictures with one thing wrong (colour, shape, place, count,
+    missing, extra) the judge passed none, with noise of 20 or without. 0.3 ms an image on one core.
 
     Attributes:
         canvas: pixels a side.
