@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from brushwork.tokens.vocabulary import WordVocabulary
 from brushwork.trainer.module import ProcessModule
 
 log = logging.getLogger(__name__)
+
+# Of libraries about libraries; and PackedStream does divide its packs among workers, which Lightning cannot know.
+warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+warnings.filterwarnings("ignore", message=".*LeafSpec")
+warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 
 def read_vocabulary(folder: str | Path) -> WordVocabulary:
