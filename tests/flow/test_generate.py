@@ -120,3 +120,11 @@ def test_assemble():
     assert [len(step.drafts) for step in steps] == [0, 2, 1]
     assert steps[1].drafts[0].inspection.refine == "more"
     assert assemble([image])[0].plan is None
+
+
+@pytest.mark.parametrize("max_text", [1, 2, 3])
+def test_texts_that_reach_their_limit_end_well(model, vocabulary, max_text):
+    sampling = Sampling(image_size=(16, 16), num_steps=1, temperature=1.0, max_images=3, max_text=max_text)
+    prompts = ["a red circle"] * 24
+    for trajectory in TrajectoryGenerator(model, vocabulary, sampling)(prompts, range(24)):
+        assert trajectory.final_image.shape == (16, 16, 3)

@@ -83,6 +83,9 @@ class PackedStream(IterableDataset):
         part, parts = self._part()
         while True:
             packs, following = self._next_window()
+            if not packs and len(self.set_aside) >= len(self.shards):
+                reason = next(iter(self.set_aside.values()), "the shards are empty")
+                raise ValueError(f"none of the {len(self.shards)} samples can be used; the first one: {reason}")
             skip, self._emitted = self._emitted, 0
             for number, samples in enumerate(packs):
                 if number >= skip:

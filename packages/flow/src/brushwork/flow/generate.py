@@ -63,7 +63,7 @@ class Sampling:
         guidance: text guidance.
         temperature: of text and switches; 0 takes the likeliest token.
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
-        max_text: words after which a text is brought to its end.
+        max_text: tokens, tags included, after which a text is brought to its end.
     """
 
     image_size: tuple[int, int] = (32, 32)
@@ -72,7 +72,7 @@ class Sampling:
     guidance: TextGuidance = field(default_factory=TextGuidance)
     temperature: float = 0.3
     max_images: int = 10
-    max_text: int = 64
+    max_text: int = 128
 
 
 class TrajectoryGenerator:
@@ -191,7 +191,7 @@ class TrajectoryGenerator:
                 if not (more := self._advance(row, int(forced[0]))):
                     break
                 ids += more
-            chosen.append(ids)
+            chosen.append([] if row.state is State.DONE else ids)
         return chosen
 
     def _allowed(self, row: _Row) -> np.ndarray:
@@ -221,6 +221,7 @@ class TrajectoryGenerator:
             row.text = []
         elif token == control.eos:
             row.events.append(row.text)
+            row.text = []  # its length must not limit what comes after it
         else:
             row.text.append(token)
         row.text_tokens += 1

@@ -78,8 +78,11 @@ class Segmenter:
         """All segments of one sample, in order.
 
         Raises:
-            ValueError: a text that the vocabulary cannot express, or an image that the stride does not divide.
+            ValueError: no image at the end, a text that the vocabulary cannot express, or an image that the stride does
+                not divide.
         """
+        if not trajectory.steps or not trajectory.steps[-1].drafts:
+            raise ValueError(f"trajectory {trajectory.key!r} does not end in an image; a sample needs one")
         segments = self._segments(trajectory)
         drawn = [i for i, segment in enumerate(segments) if segment.kind is Kind.NOISED]
         if drawn and rng.random() < self.text_dropout:

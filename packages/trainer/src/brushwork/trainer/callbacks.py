@@ -81,6 +81,8 @@ class TrajectoryPictures(pl.Callback):
 
     def __init__(self, prompts: Sequence[str], vocabulary: Vocabulary, sampling: Sampling) -> None:
         self.prompts, self.vocabulary, self.sampling = list(prompts), vocabulary, sampling
+        for prompt in self.prompts:
+            vocabulary.encode(prompt)  # an unknown word is said now, not at the first validation
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Samples and logs; one row a prompt, its drafts from left to right."""

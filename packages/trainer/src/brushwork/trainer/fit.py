@@ -83,13 +83,17 @@ def fit(
     training = module(unified)
     log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.shards))
     run.fit(training, datamodule=streams, ckpt_path=resume)
+    folder = Path(out) / "model"
     if not run.is_global_zero:
-        return Path(out) / "model"
+        return folder
+    if folder.is_dir() and all(timer.start_time("train") is None for timer in training.timers()):
+        log.info("nothing is left to train; the model in %s stays as it is", folder)
+        return folder
     if streams.train.set_aside:
         text = json.dumps(streams.train.set_aside, indent=1)
         (Path(out) / "set_aside.json").write_text(text)
         log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.train.set_aside), out)
-    folder = save_pretrained(training.model, vocabulary, Path(out) / "model")
+    save_pretrained(training.model, vocabulary, folder)
     log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
     return folder
 

@@ -130,9 +130,10 @@ class ProcessModule(pl.LightningModule):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_rank) * 10_000_019 + step)
 
     def _minutes(self) -> float:
-        return max((timer.time_elapsed("train") / 60 for timer in self._timers()), default=0.0)
+        return max((timer.time_elapsed("train") / 60 for timer in self.timers()), default=0.0)
 
-    def _timers(self) -> list[Timer]:
+    def timers(self) -> list[Timer]:
+        """The trainer's timers; one counts the minutes of training."""
         callbacks = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
         return [callback for callback in callbacks if isinstance(callback, Timer)]
 
@@ -141,7 +142,7 @@ class ProcessModule(pl.LightningModule):
         trainer, shares = self.trainer, [0.0]
         if trainer.max_steps > 0:
             shares.append(trainer.global_step / trainer.max_steps)
-        for timer in self._timers():
+        for timer in self.timers():
             if (left := timer.time_remaining("train")) is not None:
                 elapsed = timer.time_elapsed("train")
                 shares.append(elapsed / max(elapsed + left, 1e-9))
