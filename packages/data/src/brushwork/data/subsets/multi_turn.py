@@ -33,7 +33,7 @@ def multi_turn(
         world: samples and draws the scene.
         kind: kind of prompt, one of the world's.
         rng: source of all randomness.
-        split: "train", "val" or "test"; what is held out is shown by no draft.
+        split: "train", "val" or "test"; what is held out is shown by no draft but for what `ShapesWorld` excepts.
         key: the trajectory's key.
         plan: "relational" says where an object goes by an earlier one ("add a blue square right of the red circle"),
             so that the place must be read from the picture; "located" names cells ("add a blue square at c1").
