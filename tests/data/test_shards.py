@@ -276,3 +276,22 @@ def test_a_key_that_is_no_file_name_is_rejected(folder, key):
     rewrite(folder / "train-00000.tar", lambda name, data: [(name.replace("t-001", key), data)])
     found, (rejected,) = read(folder)
     assert len(found) == 9 and "expected up to 80 letters" in rejected.reason
+
+
+def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path):
+    """tarfile stops there without an error; the index still knows what is lost, and is kept."""
+    world, rng = ShapesWorld(), np.random.default_rng(0)
+    image = world.render(world.sample("colors", rng, "train")[1])
+    steps = (Step(plan=None, drafts=(Draft(image=image),)),)
+    (shard,) = write_shards(
+        (Trajectory(key=f"{n:03d}", prompt="a", steps=steps) for n in range(6)), tmp_path, split="train"
+    )
+    with tarfile.open(shard) as tar:
+        place = tar.getmembers()[6].offset
+    data = bytearray(shard.read_bytes())
+    data[place : place + 512] = bytes(512)
+    shard.write_bytes(data)
+    read = ShardFolder(tmp_path, "train")
+    samples = [read[i] for i in range(len(read))]
+    assert len(samples) == 6
+    assert sum(isinstance(sample, Rejected) for sample in samples) == 3

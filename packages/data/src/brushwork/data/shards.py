@@ -217,7 +217,16 @@ def _scan(shard: Path) -> tuple[list[Entry], str]:
         problem = f"the shard is damaged ({error})"
     if not problem and size < end + 2 * _BLOCK:  # two empty blocks end an archive
         problem = f"the shard is cut off at {size} bytes"
+    if not problem and _has_more(shard, end):  # tarfile takes a damaged header for the end
+        problem = f"the shard has a damaged header at byte {end}"
     return [Entry(key=key, members=members) for key, members in found.items()], problem
+
+
+def _has_more(shard: Path, end: int) -> bool:
+    """Whether anything but padding follows what was read as the archive's last member."""
+    with shard.open("rb") as file:
+        file.seek(end)
+        return any(file.read())
 
 
 # Reading
