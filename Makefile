@@ -66,17 +66,17 @@ demo: $(INSTALLED)
 $(DEMO)/data/manifest.json:
 	$(LIGHTNING) build out=$(DEMO)/data plan=$(PLAN)
 
-$(DEMO)/%/model/model.safetensors: $(DEMO)/data/manifest.json
+$(DEMO)/%/model/ema.safetensors: $(DEMO)/data/manifest.json
 	$(LIGHTNING) fit out=$(DEMO)/$* $(READS_$*) data.folder=$(DEMO)/data trainer.max_steps=-1 'trainer.max_time={minutes: $(MINUTES)}'
 
-$(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/model.safetensors
+$(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/ema.safetensors
 	$(LIGHTNING) predict out=$(DEMO)/$* sampler.folder=$(DEMO)/$*/model benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
 	$(LIGHTNING) test out=$(DEMO)/$*
 
 $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl)
 	$(LIGHTNING) report 'runs={$(subst $() ,$(comma),$(foreach arm,$(SHOWN),$(arm):$(DEMO)/$(arm)))}' out=$(DEMO)/report
 
-.PRECIOUS: $(DEMO)/%/model/model.safetensors $(DEMO)/%/verdicts.jsonl
+.PRECIOUS: $(DEMO)/%/model/ema.safetensors $(DEMO)/%/verdicts.jsonl
 
 clean:
 	rm -rf outputs multirun .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from brushwork.flow.model import ModelConfig, UnifiedModel
+from brushwork.flow.vision import VisionConfig
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
@@ -43,7 +44,7 @@ def segmenter(vocabulary) -> Segmenter:
     return Segmenter(vocabulary=vocabulary, stride=8, noise_copies=2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(vocabulary):
     """Builds tiny models with equal weights; keyword arguments change the configuration."""
 
@@ -61,3 +62,10 @@ def make_model(vocabulary):
 @pytest.fixture
 def model(make_model) -> UnifiedModel:
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def seeing_model(make_model) -> UnifiedModel:
+    """With a vision encoder."""
+    sizes = dict(hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, patch_size=4, image_size=16)
+    return make_model(vision=VisionConfig(**sizes))

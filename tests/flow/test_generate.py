@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
-import torch
 
 from brushwork.flow.generate import Sampling, TrajectoryGenerator, assemble
-from brushwork.flow.guidance import TextGuidance
-from brushwork.flow.path import interpolate
-from brushwork.tokens.images import patchify
-from brushwork.tokens.packing import CLEAN, pack
-from brushwork.tokens.segments import Kind, Segment
+from brushwork.flow.guidance import Guidance
 from brushwork.tokens.trajectory import Inspection, Plan
 
 PROMPTS = ["a red circle", "a blue square left of a circle", "a"]
@@ -18,7 +13,7 @@ def generator(model, vocabulary):
     sampling = Sampling(
         image_size=(16, 16),
         num_steps=3,
-        guidance=TextGuidance(scale=2.0),
+        guidance=Guidance(text_scale=2.0),
         temperature=1.0,
         max_images=3,
         max_text=6,
@@ -54,58 +49,6 @@ def test_every_trajectory_ends_within_its_limits(generator, seed):
         assert trajectory.final_image.shape == (16, 16, 3)
         assert trajectory.meta["stopped"] in {"end", "max_images"}
         assert trajectory.meta["cost"]["denoise_steps"] == 3 * len(drafts)
-
-
-def test_cached_generation_equals_one_packed_forward(model, vocabulary, segmenter, trajectory):
-    """The whole of a trajectory, fed piece by piece into a cache, gives the logits and velocities of one pack."""
-    segments = segmenter(trajectory, np.random.default_rng(0))
-    batch = pack([segments], vocabulary.control)
-    images = torch.stack(batch.images).permute(0, 3, 1, 2).float() / 127.5 - 1
-    data = patchify(images, 8).flatten(0, 1)[batch.patch_source]
-    noise = torch.randn(data.shape, generator=torch.Generator().manual_seed(0))
-    timesteps = torch.where(batch.patch_draw == CLEAN, 0.0, 0.3 + 0.1 * batch.patch_draw)
-    patches = interpolate(data, noise, timesteps)
-    whole = model(batch, patches, timesteps)
-
-    cache, velocities, switches, start = model.new_cache(1, batch.num_tokens), [], [], 0
-    for segment in segments:
-        piece = pack([[segment]], vocabulary.control)
-        end = start + len(piece.patch_index)
-        out = model(piece, patches[start:end], timesteps[start:end], cache)
-        start = end
-        velocities.append(out.velocity)
-        switches.append(out.switch_logits)
-        if segment.kind is not Kind.NOISED:
-            cache.commit(piece)
-    torch.testing.assert_close(torch.cat(velocities), whole.velocity, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(torch.cat(switches), whole.switch_logits, atol=1e-4, rtol=1e-4)
-
-
-def test_the_guidance_branch_is_the_context_without_the_last_text(model, vocabulary):
-    """A shorter view of one cache row equals a cache that never saw the last text."""
-    control = vocabulary.control
-    prompt, plan = (
-        Segment(kind=Kind.TEXT, position=p, ids=(control.bos, *ids, control.eos))
-        for p, ids in ((0, (11, 12)), (4, (13,)))
-    )
-    noised = Segment(kind=Kind.NOISED, position=4, grid=(2, 2))
-    empty, x = torch.zeros((0, 192)), torch.randn((4, 192), generator=torch.Generator().manual_seed(0))
-    caches = [model.new_cache(1, 40) for _ in range(2)]
-    for cache, texts in zip(caches, ([prompt, plan], [prompt]), strict=True):
-        batch = pack([texts], control)
-        model(batch, empty, torch.zeros(0), cache)
-        cache.commit(batch)
-    image = pack([[noised]], control)
-    times = torch.full((4,), 0.5)
-    viewed = model(image, x, times, caches[0], torch.full((6,), 4)).velocity
-    torch.testing.assert_close(viewed, model(image, x, times, caches[1]).velocity, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(viewed, model(image, x, times, caches[0]).velocity, atol=1e-3)
-
-
-def test_a_full_cache_says_so(model, vocabulary):
-    batch = pack([[Segment(kind=Kind.TEXT, position=0, ids=(0, 1))]], vocabulary.control)
-    with pytest.raises(ValueError, match="capacity of 1"):
-        model(batch, torch.zeros((0, 192)), torch.zeros(0), model.new_cache(1, 1))
 
 
 @pytest.mark.parametrize("tag", ["<refine>", "<|vision_start|>"])

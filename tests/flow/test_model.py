@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from brushwork.flow.kernels import attend, pad_rows, plan_packed
 from brushwork.flow.model import ModelConfig
-from brushwork.tokens.attention import dense_mask
+from brushwork.tokens.attention import Kind
 from brushwork.tokens.packing import CLEAN, pack
-from brushwork.tokens.segments import Kind, Segment
+from brushwork.tokens.segments import Segment
 
 
 def inputs(batch, model, seed=0):
@@ -15,22 +14,6 @@ def inputs(batch, model, seed=0):
     draws = torch.rand(max(batch.num_draws, 1), generator=generator)
     timesteps = torch.where(batch.patch_draw == CLEAN, 0.0, draws[batch.patch_draw.clamp(min=0)])
     return patches, timesteps
-
-
-def test_padded_rows_equal_the_dense_mask(segmenter, trajectory, vocabulary):
-    """The kernel against the rule written out as one matrix."""
-    samples = [segmenter(trajectory, np.random.default_rng(0))] * 2
-    batch = pack([samples[0], samples[1][:2]], vocabulary.control)
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn((batch.num_tokens, 4, 8), generator=generator)
-    k, v = torch.randn((2, batch.num_tokens, 2, 8), generator=generator)
-    plan = plan_packed(batch.layout, batch.lengths)
-    out = attend(q, pad_rows(k, plan), pad_rows(v, plan), plan)
-    heads = [x.repeat_interleave(2, dim=1).transpose(0, 1) for x in (k, v)]
-    dense = torch.nn.functional.scaled_dot_product_attention(
-        q.transpose(0, 1), *heads, attn_mask=dense_mask(batch.layout)
-    ).transpose(0, 1)
-    torch.testing.assert_close(out, dense, atol=1e-6, rtol=1e-5)
 
 
 def test_neighbours_in_a_pack_change_nothing(model, segmenter, trajectory, vocabulary):
@@ -57,9 +40,11 @@ def test_noised_images_leave_no_trace(model, segmenter, trajectory, vocabulary):
     assert not torch.allclose(one.velocity, two.velocity)
 
 
+@pytest.mark.parametrize("sees", [False, True])
 @pytest.mark.parametrize("kind", [Kind.TEXT, Kind.CLEAN, Kind.NOISED])
-def test_nothing_crashes_on_an_empty_set(model, vocabulary, kind):
-    """Batches without an image, without a text, without a loss."""
+def test_nothing_crashes_on_an_empty_set(model, seeing_model, vocabulary, kind, sees):
+    """Batches without an image, without a text, without anything to look at, without a loss."""
+    model = seeing_model if sees else model
     if kind is Kind.TEXT:
         segment = Segment(kind=kind, position=0, ids=(0, 11, 1))
     else:
@@ -89,4 +74,50 @@ def test_sizes_that_do_not_divide_are_refused():
 def test_an_image_larger_than_the_position_table_is_refused(model, vocabulary):
     batch = pack([[Segment(kind=Kind.CLEAN, position=0, grid=(5, 1))]], vocabulary.control)
     with pytest.raises(ValueError, match="side 4"):
-        model(batch, *inputs(batch, model))
+        model.plan(batch)  # before any compute
+
+
+def test_images_to_look_at(model, seeing_model, vocabulary):
+    """The vision encoder sees each image by itself, and says what it lacks."""
+    look = Segment(kind=Kind.VISION, position=0, grid=(2, 3))
+    text = Segment(kind=Kind.TEXT, position=1, ids=(0, 11, 1), switch=0)
+    pixels = torch.randn((12, 48), generator=torch.Generator().manual_seed(0))
+    empty = torch.zeros((0, seeing_model.config.patch_dim)), torch.zeros(0)
+    both = seeing_model(pack([[look, text], [look, text]], vocabulary.control), *empty, pixels).switch_logits
+    alone = [seeing_model(pack([[look, text]], vocabulary.control), *empty, part) for part in pixels.split(6)]
+    torch.testing.assert_close(both, torch.cat([a.switch_logits for a in alone]), atol=1e-4, rtol=1e-4)
+    batch = pack([[look, text]], vocabulary.control)
+    with pytest.raises(ValueError, match="6 vision patches, the pixels are None"):
+        seeing_model(batch, *empty)
+    with pytest.raises(ValueError, match="which this model lacks"):
+        model.plan(batch)
+
+
+def test_stretched_positions(make_model, vocabulary):
+    """An image of half the table's side takes every other cell of it."""
+    model = make_model(interpolate_positions=True)
+    images = [Segment(kind=Kind.CLEAN, position=i, grid=grid) for i, grid in enumerate(((2, 2), (1, 4)))]
+    batch = pack([images], vocabulary.control)
+    assert model.plan(batch).latent_rows.tolist() == [0, 2, 8, 10, 0, 1, 2, 3]
+
+
+def test_recomputed_activations_give_the_same_gradients(make_model, segmenter, trajectory, vocabulary):
+    batch = pack([segmenter(trajectory, np.random.default_rng(0))], vocabulary.control)
+    gradients = []
+    for on in (False, True):
+        model = make_model().train()
+        model.checkpoint_activations(on)
+        prediction = model(batch, *inputs(batch, model))
+        (prediction.velocity.square().sum() + prediction.text_logits.square().sum()).backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.slow
+def test_compiled_experts_compute_the_same(make_model, segmenter, trajectory, vocabulary):
+    batch = pack([segmenter(trajectory, np.random.default_rng(0))], vocabulary.control)
+    plain, compiled = make_model(), make_model()
+    compiled.compile_experts()
+    one, other = (model(batch, *inputs(batch, model)) for model in (plain, compiled))
+    torch.testing.assert_close(one.velocity, other.velocity, atol=1e-4, rtol=1e-4)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()

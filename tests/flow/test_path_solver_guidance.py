@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brushwork.flow.guidance import TextGuidance
+from brushwork.flow.guidance import Guidance
 from brushwork.flow.path import interpolate, sample_timesteps, shift_timesteps, timestep_grid, velocity_from_data
 from brushwork.flow.solver import euler
 
@@ -53,23 +53,23 @@ def test_shift_moves_training_times_towards_noise():
 
 def test_guidance_formula_and_renormalisation():
     v, u = torch.randn(2, 3, 4, 5)
-    plain = TextGuidance(scale=3.0, renorm="none")(v, u)
+    plain = Guidance(text_scale=3.0, renorm="none")(v, u)
     torch.testing.assert_close(plain, u + 3 * (v - u))
-    whole = TextGuidance(scale=3.0)(v, u)
+    whole = Guidance(text_scale=3.0)(v, u)
     assert (whole.norm(dim=(1, 2)) <= v.norm(dim=(1, 2)) + 1e-4).all()
-    token = TextGuidance(scale=3.0, renorm="channel")(v, u)
+    token = Guidance(text_scale=3.0, renorm="channel")(v, u)
     assert (token.norm(dim=-1) <= v.norm(dim=-1) + 1e-4).all()
-    torch.testing.assert_close(TextGuidance(scale=3.0, renorm_min=1.0)(v, u), plain)
-    torch.testing.assert_close(TextGuidance(scale=1.0)(v, u), v)
+    torch.testing.assert_close(Guidance(text_scale=3.0, renorm_min=1.0)(v, u), plain)
+    torch.testing.assert_close(Guidance(text_scale=1.0)(v, u), v)
 
 
 def test_each_image_is_renormalised_by_itself():
     v, u = torch.randn(2, 3, 4, 5)
-    guidance = TextGuidance(scale=3.0)
+    guidance = Guidance(text_scale=3.0)
     torch.testing.assert_close(guidance(v, u)[1:2], guidance(v[1:2], u[1:2]))
 
 
 def test_the_interval_is_open_below_and_closed_above():
-    guidance = TextGuidance(scale=2.0, interval=(0.4, 1.0))
+    guidance = Guidance(text_scale=2.0, interval=(0.4, 1.0))
     assert [guidance.active(t) for t in (0.4, 0.41, 1.0)] == [False, True, True]
-    assert not TextGuidance(scale=1.0).active(0.5)
+    assert not Guidance(text_scale=1.0).active(0.5)

@@ -2,9 +2,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brushwork.tokens.attention import TokenLayout, dense_mask
+from brushwork.tokens.attention import Kind, TokenLayout, dense_mask
 from brushwork.tokens.packing import pack
-from brushwork.tokens.segments import Kind, Segment
+from brushwork.tokens.segments import Segment
 from brushwork.tokens.vocabulary import WordVocabulary
 
 # The matrix of the module's docstring: prompt (3), noised image (2), its clean copy (2), text (2).

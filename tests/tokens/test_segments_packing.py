@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brushwork.tokens.attention import Kind
 from brushwork.tokens.packing import CLEAN, best_fit_decreasing, pack
-from brushwork.tokens.segments import IGNORE_INDEX, Kind, Segmenter
+from brushwork.tokens.segments import IGNORE_INDEX, Segmenter
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
 
@@ -81,7 +82,7 @@ def test_a_pack_written_out():
     assert batch.token_ids.tolist() == one + one
     assert batch.position_ids.tolist() == [0, 1, 2, *[3] * 8] * 2
     assert batch.layout.sample.tolist() == [0] * 11 + [1] * 11
-    assert batch.layout.segment.tolist() == [0, 0, 0, *[1] * 4, *[2] * 4] * 2
+    assert batch.layout.segment.tolist() == [0, 0, 0, *[1] * 4, *[2] * 4, 3, 3, 3, *[4] * 4, *[5] * 4]
     assert batch.patch_index.tolist() == [4, 5, 8, 9, 15, 16, 19, 20]
     assert batch.patch_draw.tolist() == [0, 0, CLEAN, CLEAN, 1, 1, CLEAN, CLEAN]
     assert batch.patch_source.tolist() == [0, 1, 0, 1, 0, 1, 0, 1]  # the same picture, kept once

@@ -13,15 +13,14 @@ from brushwork.data.datamodule import TrajectoryDataModule
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import process, single_pass
 from brushwork.data.worlds.shapes import ShapesWorld
-from brushwork.flow.checkpoint import from_pretrained
+from brushwork.flow.checkpoint import from_pretrained, from_scratch
 from brushwork.flow.generate import Sampling, TrajectoryGenerator
-from brushwork.flow.model import ModelConfig, UnifiedModel
 from brushwork.tokens.segments import Segmenter
-from brushwork.trainer.fit import fit, read_vocabulary, validate
+from brushwork.trainer.fit import fit, validate
 from brushwork.trainer.module import ProcessModule
 from brushwork.trainer.optim import MuonAdamW
 
-TINY = partial(ModelConfig, hidden_size=32, intermediate_size=48, num_layers=2, prediction="data")
+TINY = partial(from_scratch, hidden_size=32, intermediate_size=48, num_layers=2, prediction="data")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,7 @@ def arguments(data: Path, out: Path, **trainer) -> dict:
     options = {"max_steps": 4, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     options |= dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     return {
-        "vocabulary": read_vocabulary(data),
-        "model": TINY,
+        "model": partial(TINY, data / "words.json"),
         "segmenter": partial(Segmenter, noise_copies=2, text_dropout=0.1),
         "data": partial(TrajectoryDataModule, str(data), view=process, max_tokens=800, window=16),
         "module": partial(ProcessModule, optimizer=partial(MuonAdamW, lr=5e-3), warmup_steps=2, context_noise=0.1),
@@ -49,7 +47,7 @@ def arguments(data: Path, out: Path, **trainer) -> dict:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return from_pretrained(folder)[0].state_dict()
+    return from_pretrained(folder).model.state_dict()
 
 
 def test_four_steps_equal_two_and_two_more(data, tmp_path):
@@ -84,10 +82,9 @@ def test_validate_reports_every_loss(data, tmp_path):
 
 def test_one_batch_overfits(data):
     """Sixty steps on one pack bring every loss down by most of its value."""
-    vocabulary = read_vocabulary(data)
-    segmenter = Segmenter(vocabulary=vocabulary, stride=8)
     torch.manual_seed(0)
-    model = UnifiedModel(TINY(vocab_size=len(vocabulary)))
+    bundle = TINY(data / "words.json")
+    model, segmenter = bundle.model, Segmenter(vocabulary=bundle.vocabulary, stride=8)
     module = ProcessModule(model, MuonAdamW)
     batch = next(iter(TrajectoryDataModule(str(data), segmenter, process, max_tokens=400, window=16).train))
     optimizer = MuonAdamW(model.named_parameters(), lr=1e-2)
@@ -112,7 +109,7 @@ def test_a_checkpoint_of_another_size_says_what_differs(data, tmp_path):
 
 def test_missing_data_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="lightning build"):
-        read_vocabulary(tmp_path)
+        TINY(tmp_path / "words.json")
 
 
 def test_single_pass_trains_too(data, tmp_path):

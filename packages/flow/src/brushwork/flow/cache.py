@@ -1,94 +1,115 @@
-"""Keys and values of what has been read and drawn so far: preallocated, append-only, one row a prompt."""
+"""Keys and values of what has been read and drawn so far: one preallocated memory, and the contexts that look into it.
 
+A `Context` is a list of stretches of memory slots. Guidance branches share what they have in common by naming the same
+slots: nothing is ever copied. Contexts only grow at their end; going back is forgetting the last slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from brushwork.flow.kernels import AttentionPlan, bias_from, pad_layout
-from brushwork.tokens.attention import TokenLayout
-from brushwork.tokens.packing import PackedBatch
+
+@dataclass(kw_only=True, slots=True)
+class Context:
+    """What one sequence remembers.
+
+    Attributes:
+        stretches: (start, stop) of the memory slots that hold it, in the order of the sequence.
+        position: RoPE position of what comes next.
+        free: (start, stop) of the slots that it may still grow into; empty for a view.
+    """
+
+    stretches: list[tuple[int, int]]
+    position: int
+    free: tuple[int, int] = (0, 0)
+
+    def __len__(self) -> int:
+        """Number of remembered tokens."""
+        return sum(stop - start for start, stop in self.stretches)
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """(tokens, position) to come back to, by `view` or `rollback`."""
+        return len(self), self.position
+
+    def slots(self) -> Int[np.ndarray, " tokens"]:
+        """The memory slots of its tokens, in order."""
+        return np.concatenate([np.arange(*stretch) for stretch in self.stretches] or [np.zeros(0, np.int64)])
+
+    def view(self, mark: tuple[int, int] | None = None) -> "Context":
+        """The context as it was at `mark` (now, where there is none), sharing the memory; it cannot grow."""
+        length, position = mark or self.mark
+        stretches, left = [], length
+        for start, stop in self.stretches:
+            if taken := min(stop - start, left):
+                stretches.append((start, start + taken))
+            left -= taken
+        assert not left, f"a context of {len(self)} tokens has no {length} to show"
+        return Context(stretches=stretches, position=position)
+
+    def rollback(self, mark: tuple[int, int]) -> None:
+        """Forgets what came after `mark`; the slots are written anew by what follows."""
+        kept = self.view(mark)
+        forgotten = len(self) - len(kept)
+        assert self.stretches[-1:] == [] or self.stretches[-1][1] == self.free[0] or not forgotten
+        self.free = (self.free[0] - forgotten, self.free[1])
+        self.stretches, self.position = kept.stretches, kept.position
 
 
 class KVCache:
     """The memory of a batch of sequences.
 
-    New tokens are always written behind the `lengths` kept ones, then seen by each other. `commit` keeps them; without
-    it the next tokens overwrite them, which is how the steps of a denoising loop leave no trace. Lowering `lengths` is
-    a rollback.
-
     Args:
-        rows: number of sequences.
-        capacity: most tokens a row can hold, tentative ones included.
+        num_slots: tokens it holds in all contexts together.
+        scratch: tokens that are seen by each other and by nobody afterwards (a noised image), at most at a time.
     """
 
     def __init__(
-        self, *, rows: int, capacity: int, num_layers: int, num_kv_heads: int, head_dim: int, dtype, device
+        self, *, num_slots: int, scratch: int, num_layers: int, num_kv_heads: int, head_dim: int, dtype, device
     ) -> None:
-        shape = (num_layers, rows, capacity, num_kv_heads, head_dim)
+        shape = (num_layers, num_slots + scratch, num_kv_heads, head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.segments = torch.zeros(rows, dtype=torch.long, device=device)
-        ints = torch.zeros((rows, capacity), dtype=torch.long, device=device)
-        flags = torch.zeros((rows, capacity), dtype=torch.bool, device=device)
-        self.layout = TokenLayout(
-            sample=ints - 2, segment=ints.clone(), index=ints.clone(), causal=flags, noised=flags.clone()
-        )
+        self._scratch = (num_slots, num_slots + scratch)
+        self._given = 0
 
-    @property
-    def capacity(self) -> int:
-        """Most tokens a row can hold."""
-        return self.keys.shape[2]
-
-    def place(
-        self, batch: PackedBatch, visible: Int[Tensor, " n"] | None = None
-    ) -> tuple[AttentionPlan, Int[Tensor, " n"], int]:
-        """Writes the layout of new tokens behind the kept ones.
-
-        Args:
-            batch: the new tokens; its sample r belongs to row r, and there are as many samples as rows.
-            visible: of each new token, how many kept tokens of its row it may see; None is all of them. This is how a
-                guidance branch without the last text shares the memory of the full context.
-
-        Returns:
-            The attention plan, the flat cache slot of each new token, and how many columns of the cache are in use.
+    def context(self, capacity: int, shared: Context | None = None) -> Context:
+        """A context with room for `capacity` tokens of its own, behind those that it shares with another.
 
         Raises:
-            ValueError: a row would exceed the capacity.
+            ValueError: the memory has no room left.
         """
-        device = self.lengths.device
-        counts = torch.tensor(batch.lengths, device=device)
-        row, starts = batch.layout.sample, counts.cumsum(0) - counts
-        offset = torch.arange(batch.num_tokens, device=device) - starts[row]
-        column = self.lengths[row] + offset
-        used = int((self.lengths + counts).max())
-        if used > self.capacity:
-            raise ValueError(f"a sequence of {used} tokens exceeds the cache's capacity of {self.capacity}; raise it")
-        layout = TokenLayout(
-            sample=row,
-            segment=self.segments[row] + batch.layout.segment,
-            index=column,
-            causal=batch.layout.causal,
-            noised=batch.layout.noised,
-        )
-        for name in ("sample", "segment", "index", "causal", "noised"):
-            getattr(self.layout, name)[row, column] = getattr(layout, name)
-        rows, width = len(self.lengths), max(batch.lengths)
-        slots = row * width + offset
-        bias = self._bias(layout, slots, rows, width, used, visible, counts)
-        plan = AttentionPlan(slots=slots, rows=rows, width=width, bias=bias)
-        return plan, row * self.capacity + column, used
+        start, self._given = self._given, self._given + capacity
+        if self._given > self._scratch[0]:
+            raise ValueError(f"contexts of {self._given} tokens exceed a memory of {self._scratch[0]}; raise num_slots")
+        view = Context(stretches=[], position=0) if shared is None else shared.view()
+        return Context(stretches=view.stretches, position=view.position, free=(start, self._given))
 
-    def _bias(self, layout, slots, rows, width, used, visible, counts) -> Tensor:
-        columns = torch.arange(used, device=slots.device)
-        bias = bias_from(pad_layout(layout, slots, rows, width, empty=-1), self.layout[:, :used])
-        stale = columns >= (self.lengths + counts)[:, None]  # left behind by tokens that were not committed
-        bias = bias.masked_fill(stale[:, None, None], -1e9)
-        if visible is None:
-            return bias
-        limit = visible.new_zeros(rows * width).index_copy(0, slots, visible).view(rows, 1, width, 1)
-        kept = columns < self.lengths[:, None]
-        return bias.masked_fill(kept[:, None, None] & (columns >= limit), -1e9)
+    def place(self, lengths: Sequence[int], contexts: Sequence[Context], *, keep: bool) -> Int[np.ndarray, " tokens"]:
+        """Slots for new tokens: `lengths[i]` behind context i, which then holds them, or scratch.
+
+        Raises:
+            ValueError: a context has no room left, or the scratch is too small.
+        """
+        slots, scratch = [np.zeros(0, np.int64)], self._scratch[0]
+        for length, context in zip(lengths, contexts, strict=True):
+            start, stop = context.free if keep else (scratch, self._scratch[1])
+            if length > stop - start:
+                kind = "a context" if keep else "the scratch"
+                raise ValueError(
+                    f"{length} more tokens exceed the capacity of {kind}, {stop - start} are left; raise it"
+                )
+            slots.append(np.arange(start, start + length))
+            if not keep:
+                scratch += length
+            elif length:
+                context.free = (start + length, stop)
+                _extend(context.stretches, start, start + length)
+        return np.concatenate(slots)
 
     def write(
         self,
@@ -96,15 +117,15 @@ class KVCache:
         slots: Int[Tensor, " n"],
         keys: Float[Tensor, "n kv_heads dim"],
         values: Float[Tensor, "n kv_heads dim"],
-        used: int,
     ) -> tuple[Tensor, Tensor]:
-        """Stores one layer's new keys and values; returns views of all that are in use (rows, used, kv_heads, dim)."""
-        self.keys[layer].flatten(0, 1).index_copy_(0, slots, keys.to(self.keys.dtype))
-        self.values[layer].flatten(0, 1).index_copy_(0, slots, values.to(self.values.dtype))
-        return self.keys[layer, :, :used], self.values[layer, :, :used]
+        """Stores one layer's new keys and values; returns the whole of both (slots, kv_heads, dim)."""
+        self.keys[layer].index_copy_(0, slots, keys.to(self.keys.dtype))
+        self.values[layer].index_copy_(0, slots, values.to(self.values.dtype))
+        return self.keys[layer], self.values[layer]
 
-    def commit(self, batch: PackedBatch) -> None:
-        """Keeps the tokens that were placed last."""
-        counts = torch.tensor(batch.lengths, device=self.lengths.device)
-        self.lengths += counts
-        self.segments += int(batch.layout.segment.max()) + 1  # only uniqueness within a row matters
+
+def _extend(stretches: list[tuple[int, int]], start: int, stop: int) -> None:
+    if stretches and stretches[-1][1] == start:
+        stretches[-1] = (stretches[-1][0], stop)
+    else:
+        stretches.append((start, stop))

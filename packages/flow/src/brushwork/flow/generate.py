@@ -6,9 +6,11 @@ random generator, so a prompt's result does not depend on its batch.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,39 +18,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder
+from brushwork.flow.cache import Context
 from brushwork.flow.checkpoint import from_pretrained, weights_fingerprint
-from brushwork.flow.guidance import TextGuidance
-from brushwork.flow.model import Prediction, UnifiedModel
+from brushwork.flow.engine import Branches, Engine
+from brushwork.flow.guidance import Guidance
+from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import timestep_grid
-from brushwork.flow.solver import euler
+from brushwork.flow.solver import euler, evaluated
 from brushwork.tokens.grammar import FORBIDDEN, State, is_word, parse_text, transition_table
-from brushwork.tokens.images import patchify, unpatchify
-from brushwork.tokens.packing import pack
-from brushwork.tokens.segments import Kind, Segment
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
-
-_WANTED = 0
-"""Any switch label marks a last token whose logits the loop needs; which one does not matter."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Row:
     """One prompt's progress."""
 
+    number: int
     prompt: str
     seed: int
     generator: torch.Generator
+    branches: Branches
     state: State = State.PROMPT
-    position: int = 0
-    length: int = 0
-    before_text: tuple[int, int] = (0, 0)  # cached tokens and position before the last text: the guidance context
     text: list[int] = field(default_factory=list)
     events: list[list[int] | Image] = field(default_factory=list)
     waits: bool = False
     images: int = 0
+    drawn_in: tuple[list[Context], Tensor, int] | None = None  # contexts, noise and steps of the last image
     text_tokens: int = 0
-    forwards: int = 0
+    denoise_steps: int = 0
     stopped: str = "end"
 
 
@@ -59,20 +57,33 @@ class Sampling:
     Attributes:
         image_size: height and width in pixels; multiples of the model's stride.
         num_steps: Euler steps an image (BAGEL's `num_timesteps` minus one).
+        draft_steps: Euler steps of a draft. When a trajectory turns out to end with a draft, that is drawn again, from
+            the same noise in the same context, in `num_steps`. None draws every image in `num_steps`.
+        evaluate_every: see `every` of `solver.euler`; 1 evaluates the model at every step.
         timestep_shift: see `path.shift_timesteps`.
-        guidance: text guidance.
+        guidance: of texts and images.
         temperature: of text and switches; 0 takes the likeliest token.
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
         max_text: tokens, tags included, after which a text is brought to its end.
+        single_pass: an image follows the prompt and ends it, for models that were never taught when to draw.
     """
 
     image_size: tuple[int, int] = (32, 32)
     num_steps: int = 10
+    draft_steps: int | None = None
+    evaluate_every: int = 1
     timestep_shift: float = 1.0
-    guidance: TextGuidance = field(default_factory=TextGuidance)
+    guidance: Guidance = field(default_factory=Guidance)
     temperature: float = 0.3
     max_images: int = 10
     max_text: int = 128
+    single_pass: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that no image can be drawn with."""
+        steps = [self.num_steps, self.evaluate_every, *([] if self.draft_steps is None else [self.draft_steps])]
+        if min(*steps, self.max_images, self.max_text) < 1:
+            raise ValueError(f"num_steps, draft_steps, evaluate_every and the limits must be at least 1, got {self}")
 
 
 class TrajectoryGenerator:
@@ -86,7 +97,7 @@ class TrajectoryGenerator:
         fingerprint: names weights and settings, so that drawings of two models are not mixed in one folder.
 
     Raises:
-        ValueError: the image size is no multiple of the model's stride.
+        ValueError: the image size is no multiple of the model's stride, or beyond its position table.
     """
 
     def __init__(
@@ -100,25 +111,33 @@ class TrajectoryGenerator:
     ) -> None:
         self.sampling = sampling = sampling or Sampling()
         stride, (height, width) = model.config.stride, sampling.image_size
-        if height % stride or width % stride:
+        if height % stride or width % stride or min(height, width) < stride:
             raise ValueError(f"image_size {height}x{width} must be multiples of the model's {stride} pixels a token")
+        if max(height, width) > (largest := model.config.max_latent_size * stride):
+            raise ValueError(f"image_size {height}x{width} exceeds the model's position table, which ends at {largest}")
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
         self.fingerprint = fingerprint
         self.grid = (height // stride, width // stride)
-        self.timesteps = timestep_grid(sampling.num_steps, shift=sampling.timestep_shift)
-        self._table = transition_table(vocabulary)
+        self._table = transition_table(vocabulary, single_pass=sampling.single_pass)
         self._is_word = is_word(vocabulary)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, sampling: Sampling | None = None, *, device: str = "cpu"
+        cls,
+        folder: str | Path,
+        sampling: Sampling | None = None,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        quantize: Literal["nf4"] | None = None,
     ) -> "TrajectoryGenerator":
-        """A generator for a model folder."""
-        model, vocabulary = from_pretrained(folder)
-        fingerprint = f"{weights_fingerprint(folder)} {sampling or Sampling()}"
-        return cls(model.to(device), vocabulary, sampling, fingerprint=fingerprint)
+        """A generator for a model folder or a published BAGEL; see `checkpoint.from_pretrained`."""
+        bundle = from_pretrained(folder, device=device, dtype=dtype, quantize=quantize)
+        precision = " ".join(filter(None, (dtype, quantize)))
+        fingerprint = f"{weights_fingerprint(folder)} {precision} {sampling or Sampling()}"
+        return cls(bundle.model, bundle.vocabulary, sampling, autoencoder=bundle.autoencoder, fingerprint=fingerprint)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
@@ -132,50 +151,52 @@ class TrajectoryGenerator:
             ValueError: a prompt that the vocabulary cannot express, or that contains control tokens.
         """
         start = time.perf_counter()
+        texts, control = [self.vocabulary.encode(prompt) for prompt in prompts], self.vocabulary.control
+        engine = self._engine(len(prompts), max(map(len, texts)))
         rows = [
-            _Row(prompt=prompt, seed=seed, generator=torch.Generator().manual_seed(seed))
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            _Row(number=i, prompt=prompt, seed=seed, generator=torch.Generator().manual_seed(seed), branches=branches)
+            for i, (prompt, seed, branches) in enumerate(zip(prompts, seeds, engine.rows, strict=True))
         ]
-        texts = [self.vocabulary.encode(row.prompt) for row in rows]
-        self._cache = self.model.new_cache(len(rows), self._capacity(max(map(len, texts))))
-        control = self.vocabulary.control
-        self._write(rows, [[control.bos, *ids, control.eos] for ids in texts])
+        self._write(engine, rows, [[control.bos, *ids, control.eos] for ids in texts])
         while waiting := [row for row in rows if row.waits]:
-            self._draw(waiting, rows)
-        del self._cache
+            self._draw(engine, waiting, rows)
+        self._finish(engine, rows)
         seconds = (time.perf_counter() - start) / len(rows)
-        return [self._trajectory(row, number, seconds) for number, row in enumerate(rows)]
+        return [self._trajectory(row, seconds) for row in rows]
 
-    def _capacity(self, longest_prompt: int) -> int:
-        """Most tokens a row can come to: a plan and an inspection an image, and the two branches of a velocity."""
-        tags, patches = 16, self.grid[0] * self.grid[1] + 2
-        round_tokens = 2 * self.sampling.max_text + tags + patches
-        return longest_prompt + 2 + self.sampling.max_images * round_tokens + 2 * patches
+    def _engine(self, rows: int, longest_prompt: int) -> Engine:
+        """With room for a plan and an inspection an image."""
+        config, patches, limits = self.model.config, self.grid[0] * self.grid[1], self.sampling
+        words = limits.max_images * 2 * (limits.max_text + 8)  # a text at its limit still has to close its tags
+        seen = 0
+        if config.vision is not None:
+            width, height = config.vision.resize.size(limits.image_size[1], limits.image_size[0])
+            seen = (width // config.vision.patch_size) * (height // config.vision.patch_size) + 2
+        return Engine(
+            self.model,
+            self.autoencoder,
+            self.vocabulary.control,
+            limits.guidance,
+            rows=rows,
+            capacity=longest_prompt + 2 + words + limits.max_images * (patches + 2 + seen),
+            text_capacity=words,
+            patches=patches,
+        )
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, rows: list[_Row], pending: list[list[int]]) -> None:
+    def _write(self, engine: Engine, rows: list[_Row], pending: list[list[int]]) -> None:
         """Feeds `pending` ids to each row (none: the row rests), then lets those rows write until they wait or end."""
         while any(pending):
-            samples = [
-                [Segment(kind=Kind.TEXT, position=row.position, ids=tuple(ids), switch=_WANTED)] if ids else []
-                for row, ids in zip(rows, pending, strict=True)
-            ]
-            prediction = self._feed(samples)
-            fed = [row for row, ids in zip(rows, pending, strict=True) if ids]
-            for row, ids in zip(rows, pending, strict=True):
-                row.position += len(ids)
-                row.length += len(ids)
-                row.forwards += bool(ids)
-            pending = self._continue(fed, prediction, rows)
+            logits = engine.read_text(pending)
+            pending = self._continue([row for row, ids in zip(rows, pending, strict=True) if ids], logits, rows)
 
-    def _continue(self, fed: list[_Row], prediction: Prediction, rows: list[_Row]) -> list[list[int]]:
+    def _continue(self, fed: list[_Row], logits: Float[Tensor, "fed vocab"], rows: list[_Row]) -> list[list[int]]:
         """What each row writes next, given the logits at the last token of the rows that were fed."""
-        writing = [not row.waits for row in fed]
         writers = [row for row in fed if not row.waits]
-        chosen = self._choose(writers, prediction.switch_logits[torch.tensor(writing)]) if writers else []
-        following = {id(row): ids for row, ids in zip(writers, chosen, strict=True)}
-        return [following.get(id(row), []) for row in rows]
+        chosen = self._choose(writers, logits[[not row.waits for row in fed]]) if writers else []
+        following = {row.number: ids for row, ids in zip(writers, chosen, strict=True)}
+        return [following.get(row.number, []) for row in rows]
 
     def _choose(self, rows: list[_Row], logits: Float[Tensor, "rows vocab"]) -> list[list[int]]:
         """The next ids of each row: one that is sampled, and those that the grammar leaves no choice about."""
@@ -217,7 +238,6 @@ class TrajectoryGenerator:
             row.stopped = "max_images" if row.images >= self.sampling.max_images else "end"
             return []
         if token == control.bos:
-            row.before_text = (row.length, row.position)
             row.text = []
         elif token == control.eos:
             row.events.append(row.text)
@@ -229,83 +249,69 @@ class TrajectoryGenerator:
 
     # -- images -------------------------------------------------------------------------------------------------------
 
-    def _draw(self, waiting: list[_Row], rows: list[_Row]) -> None:
-        """Draws one image for each waiting row, reads it back as clean context and lets the row go on writing."""
-        config = self.model.config
-        shape = (self.grid[0] * self.grid[1], config.patch_dim)
-        noise = torch.stack([torch.randn(shape, generator=row.generator) for row in waiting])
-        x = euler(lambda x, t: self._velocity(x, t, waiting, rows), noise.to(self._device), self.timesteps)
-        latents = unpatchify(x, config.latent_patch_size, self.grid)
-        images = self.autoencoder.decode(latents)
-        clean = patchify(self.autoencoder.encode(images), config.latent_patch_size)
-        samples = [
-            [Segment(kind=Kind.CLEAN, position=row.position, grid=self.grid, switch=_WANTED)] if row.waits else []
-            for row in rows
-        ]
-        prediction = self._feed(samples, clean.flatten(0, 1))
-        for row, image in zip(waiting, images.cpu().numpy(), strict=True):
+    def _draw(self, engine: Engine, waiting: list[_Row], rows: list[_Row]) -> None:
+        """Draws one image for each waiting row, reads it back as context and lets the row go on writing."""
+        shape = (self.grid[0] * self.grid[1], self.model.config.patch_dim)
+        views = engine.views([row.number for row in waiting])
+        for row, contexts in zip(waiting, views, strict=True):
+            row.drawn_in = contexts, torch.randn(shape, generator=row.generator), self._steps(row)
+        images: list[Image | None] = [None] * len(rows)
+        for row, image in self._paint(engine, waiting):
+            images[row.number] = image
             row.events.append(image)
-            row.position += 1
-            row.length += shape[0] + 2
             row.images += 1
-            row.forwards += 1
             row.waits = False
-        self._write(rows, self._continue(waiting, prediction, rows))
+        self._write(engine, rows, self._continue(waiting, engine.read_images(images), rows))
 
-    def _velocity(
-        self, x: Float[Tensor, "images tokens dim"], timestep: float, waiting: list[_Row], rows: list[_Row]
-    ) -> Float[Tensor, "images tokens dim"]:
-        """The (guided) velocity of all waiting rows.
+    def _steps(self, row: _Row) -> int:
+        """Euler steps of a row's next image: that of a draft, unless it is known to be the last one."""
+        last = self.sampling.single_pass or row.images + 1 >= self.sampling.max_images
+        return self.sampling.num_steps if last else (self.sampling.draft_steps or self.sampling.num_steps)
 
-        With guidance both contexts are one forward, the one without the last text being a shorter view of the same
-        cache row.
-        """
-        branches = 2 if self.sampling.guidance.active(timestep) else 1
-        samples, visible = [], []
+    def _finish(self, engine: Engine, rows: list[_Row]) -> None:
+        """Draws those answers again that were drawn as drafts, in full."""
+        again = []
         for row in rows:
-            contexts = [(row.length, row.position), row.before_text][:branches] if row.waits else []
-            samples.append([Segment(kind=Kind.NOISED, position=p, grid=self.grid) for _, p in contexts])
-            visible += [length for length, _ in contexts for _ in range(x.shape[1] + 2)]
-        for row in waiting:
-            row.forwards += branches
-        patches = x[:, None].expand(-1, branches, -1, -1).flatten(0, 2)
-        prediction = self._feed(samples, patches, timestep, visible=torch.tensor(visible, device=self._device))
-        velocity = prediction.velocity.float().view(x.shape[0], branches, *x.shape[1:])
-        return velocity[:, 0] if branches == 1 else self.sampling.guidance(velocity[:, 0], velocity[:, 1])
+            assert row.drawn_in is not None
+            contexts, noise, steps = row.drawn_in
+            if steps < self.sampling.num_steps:
+                row.drawn_in = contexts, noise, self.sampling.num_steps
+                again.append(row)
+        for row, image in self._paint(engine, again):
+            last = max(i for i, event in enumerate(row.events) if isinstance(event, np.ndarray))
+            row.events[last] = image
 
-    # -- both ---------------------------------------------------------------------------------------------------------
+    def _paint(self, engine: Engine, rows: list[_Row]) -> Iterator[tuple[_Row, Image]]:
+        """The picture of each row's `drawn_in`; rows with equally many steps go together."""
 
-    @property
-    def _device(self) -> torch.device:
-        return self.model.lm_head.weight.device
+        def steps_of(row: _Row) -> int:
+            assert row.drawn_in is not None
+            return row.drawn_in[2]
 
-    def _feed(
-        self,
-        samples: list[list[Segment]],
-        patches: Tensor | None = None,
-        timestep: float = 0.0,
-        visible: Tensor | None = None,
-    ) -> Prediction:
-        """One forward over what is new in each row; kept in the cache unless it is a noised image."""
-        batch = pack(samples, self.vocabulary.control).to(self._device)
-        if patches is None:
-            patches = torch.zeros((0, self.model.config.patch_dim), device=self._device)
-        timesteps = torch.full((len(patches),), timestep, device=self._device)
-        prediction = self.model(batch, patches, timesteps, self._cache, visible)
-        if visible is None:
-            self._cache.commit(batch)
-        return prediction
+        for steps, group in groupby(sorted(rows, key=steps_of), key=steps_of):
+            together = list(group)
+            drawn_in = [row.drawn_in for row in together if row.drawn_in is not None]
+            timesteps = timestep_grid(steps, shift=self.sampling.timestep_shift)
+            every, views = self.sampling.evaluate_every, [contexts for contexts, _, _ in drawn_in]
+            noise = torch.stack([noise for _, noise, _ in drawn_in])
+            x = euler(engine.velocity(views, self.grid), noise.to(engine.device), timesteps, every=every)
+            asked = [t for i, t in enumerate(timesteps[:-1].tolist()) if evaluated(i, every=every)]
+            for row, contexts, image in zip(together, views, engine.pictures(x, self.grid), strict=True):
+                row.branches.forwards += engine.drawing_forwards(contexts, asked)
+                row.denoise_steps += steps
+                yield row, image
 
-    def _trajectory(self, row: _Row, number: int, seconds: float) -> Trajectory:
+    def _trajectory(self, row: _Row, seconds: float) -> Trajectory:
         cost = {
-            "denoise_steps": row.images * (len(self.timesteps) - 1),
-            "model_forwards": row.forwards,
+            "denoise_steps": row.denoise_steps,
+            "model_forwards": row.branches.forwards,
             "text_tokens": row.text_tokens,
+            "prefilled_tokens": row.branches.prefilled,
             "seconds": seconds,
         }
         meta = {"seed": row.seed, "stopped": row.stopped, "cost": cost}
         steps = assemble([e if isinstance(e, np.ndarray) else parse_text(e, self.vocabulary) for e in row.events])
-        return Trajectory(key=f"{number:06d}", prompt=row.prompt, steps=steps, meta=meta)
+        return Trajectory(key=f"{row.number:06d}", prompt=row.prompt, steps=steps, meta=meta)
 
 
 def assemble(events: Sequence[tuple[Plan, ...] | Inspection | Image]) -> tuple[Step, ...]:

@@ -1,91 +1,349 @@
-"""How the attention rule is carried out.
+"""How the attention rule is carried out: three lowerings of one pattern, with one signature.
 
-Samples are laid into rows, one sample a row, and one scaled-dot-product call serves them all, with the rule as an
-additive bias. Nothing outside a sample is ever computed. The same plan serves training (keys are the pack's own
-tokens) and cached inference (keys are a `KVCache`'s rows).
+A `Pattern` says which tokens ask and where the keys are. A lowering turns it into a function (queries, keys, values) →
+attended values, which every layer then calls:
+
+    segmented   each segment against exactly the keys it sees, by scaled-dot-product calls (the default; any device)
+    flex        FlexAttention with the rule as its block mask (GPU; on a CPU forward only)
+    varlen      flash-attn's variable-length kernel (GPU), or anything with its signature
+
+The same patterns serve training packs and cached inference, where some keys are remembered in front of the pack.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import groupby
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from brushwork.tokens.attention import TokenLayout, may_attend
+from brushwork.tokens.attention import Kind, Span, TokenLayout, may_attend, token_layout, visible_spans
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(queries, keys, values), each tokens x heads x head_dim, to the attended values in the shape of the queries.
+
+Fewer heads of keys than of queries are shared in equal groups."""
+
+PAST, PADDING = -1, -2
+"""Places of keys that are remembered, and of queries and keys that are none."""
+SHORT = 1 << 18
+"""Queries x keys of a sample up to which one masked call is quicker than an exact one a segment."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionPlan:
-    """Where each token goes in the padded rows, and what it sees there.
+class Pattern:
+    """Who asks, and where the keys are.
 
     Attributes:
-        slots: flat place (row * width + column) of each token among the padded queries.
-        rows, width: shape of the padded queries.
-        bias: 0 where a query may see a key, very negative elsewhere.
+        spans: the segments of the pack, sample by sample.
+        query_rows: at which row of the queries each token of the sequence stands.
+        key_slots: at which row of the keys each token of the sequence stands.
+        past: of each sample, the rows of the keys that are remembered in front of it, all of which it sees; empty where
+            nothing is remembered.
+        device: where the queries are.
     """
 
-    slots: Int[Tensor, " n"]
-    rows: int
-    width: int
-    bias: Float[Tensor, "rows 1 width keys"]
+    spans: tuple[Span, ...]
+    query_rows: Int[np.ndarray, " tokens"]
+    key_slots: Int[np.ndarray, " tokens"]
+    past: tuple[Int[np.ndarray, " _"], ...] = ()
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def bias_from(query: TokenLayout, key: TokenLayout) -> Float[Tensor, "rows 1 width keys"]:
-    """The rule between padded rows of queries (rows, width) and keys (rows, keys).
+Lowering = Callable[[Pattern], Attend]
 
-    A padding query sees nothing; a very negative number rather than -inf keeps its softmax, which nobody reads, finite.
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Some queries of one sample, and all keys that any of them sees: places in the sequence, and remembered slots."""
+
+    queries: np.ndarray
+    keys: np.ndarray
+    past: np.ndarray
+    masked: bool
+    """Some query does not see some key."""
+
+    @property
+    def num_keys(self) -> int:
+        return len(self.past) + len(self.keys)
+
+    @property
+    def area(self) -> int:
+        return len(self.queries) * self.num_keys
+
+    def key_slots(self, pattern: Pattern) -> np.ndarray:
+        return np.concatenate((self.past, pattern.key_slots[self.keys]))
+
+
+def _places(spans: Sequence[Span]) -> np.ndarray:
+    return np.concatenate([np.arange(s.start, s.start + s.length) for s in spans])
+
+
+def _past(pattern: Pattern, sample: int) -> np.ndarray:
+    return pattern.past[sample] if pattern.past else np.zeros(0, np.int64)
+
+
+def _segments(pattern: Pattern, spans: Sequence[Span]) -> list[_Unit]:
+    """One unit a segment: the keys that it sees, its own last. Only texts are masked, and only inside themselves."""
+    units = []
+    for span, seen in zip(spans, visible_spans(spans), strict=True):
+        keys = _places([spans[i] for i in seen])
+        masked = span.kind is Kind.TEXT and span.length > 1
+        units.append(_Unit(_places([span]), keys, _past(pattern, span.sample), masked))
+    return units
+
+
+# -- segmented --------------------------------------------------------------------------------------------------------
+
+
+def segmented(pattern: Pattern) -> Attend:
+    """Scaled-dot-product calls without masked-out work, but for short samples, which share masked calls."""
+    layout = token_layout(pattern.spans)
+    made = [_call(units, pattern, layout) for units in _grouped(_units(pattern))]
+    calls, places = [call for call, _ in made], np.concatenate([queries for _, queries in made])
+    back = np.empty(len(pattern.query_rows), np.int64)
+    back[pattern.query_rows[places[places >= 0]]] = np.flatnonzero(places >= 0)
+    restore = torch.from_numpy(back).to(pattern.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        outputs = [call(q, k, v) for call in calls]
+        return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).index_select(0, restore)
+
+    return attend
+
+
+def _units(pattern: Pattern) -> list[_Unit]:
+    """A short sample is one masked unit, a long one is cut into its segments."""
+    units: list[_Unit] = []
+    for sample, group in groupby(pattern.spans, key=lambda span: span.sample):
+        spans, past = list(group), _past(pattern, sample)
+        length = sum(span.length for span in spans)
+        if length * (length + len(past)) > SHORT:
+            units += _segments(pattern, spans)
+        else:
+            places = np.arange(spans[0].start, spans[0].start + length)
+            units.append(_Unit(places, places, past, len(spans) > 1 or (spans[0].kind is Kind.TEXT and length > 1)))
+    return units
+
+
+def _grouped(units: list[_Unit]) -> list[list[_Unit]]:
+    """Short units of like lengths share a padded call, as long as padding costs less than another call."""
+    groups: list[list[_Unit]] = []
+    width = area = 0
+    for unit in sorted(units, key=lambda unit: (unit.num_keys, len(unit.queries))):
+        width, area = max(width, len(unit.queries)), area + unit.area
+        padded = (len(groups[-1]) + 1) * width * unit.num_keys if groups else 0
+        if groups and unit.area <= SHORT and padded <= 2 * area + SHORT // 16:
+            groups[-1].append(unit)
+        else:
+            groups.append([unit])
+            width, area = len(unit.queries), unit.area
+    return groups
+
+
+def _call(units: list[_Unit], pattern: Pattern, layout: TokenLayout) -> tuple[Attend, np.ndarray]:
+    """One padded call for some units, and the places of its queries in the order of its output."""
+    width, num_keys = max(len(unit.queries) for unit in units), max(unit.num_keys for unit in units)
+    queries, keys = (np.full((len(units), size), PADDING) for size in (width, num_keys))
+    slots = np.zeros((len(units), num_keys), np.int64)
+    for row, unit in enumerate(units):
+        queries[row, : len(unit.queries)] = unit.queries
+        keys[row, : len(unit.past)] = PAST
+        keys[row, len(unit.past) : unit.num_keys] = unit.keys
+        slots[row, : unit.num_keys] = unit.key_slots(pattern)
+    masked = any(unit.masked or unit.num_keys < num_keys for unit in units)
+    bias = _bias(queries, keys, layout).to(pattern.device) if masked else None
+    index = torch.from_numpy(np.where(queries < 0, 0, pattern.query_rows[queries]).ravel()).to(pattern.device)
+    take = _taker(slots, [unit.num_keys for unit in units], pattern.device)
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows = q.index_select(0, index).unflatten(0, queries.shape)
+        return _sdpa(rows, take(k), take(v), None if bias is None else bias.to(q.dtype)).flatten(0, 1)
+
+    return call, queries.ravel()
+
+
+def _bias(queries: np.ndarray, keys: np.ndarray, layout: TokenLayout) -> Float[Tensor, "rows 1 width keys"]:
+    """The rule between rows of queries and keys, as what is added to their scores: 0, or minus infinity.
+
+    A row holds one sample. A padding query sees all, so that its softmax, which nobody reads, stays finite.
     """
-    allowed = may_attend(query[:, :, None], key[:, None, :])
-    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -1e9)[:, None]
+    query, key = (_at(layout, torch.from_numpy(places)) for places in (queries, keys))
+    query, key = query[:, :, None], key[:, None, :]
+    allowed = may_attend(query, key) | (query.sample == PADDING)
+    return torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
-def pad_layout(layout: TokenLayout, slots: Int[Tensor, " n"], rows: int, width: int, empty: int) -> TokenLayout:
-    """Layout fields in padded rows; places without a token belong to the sample `empty`, which is nobody's."""
-
-    def pad(field: Tensor, fill: int) -> Tensor:
-        return field.new_full((rows * width,), fill).index_copy(0, slots, field).view(rows, width)
-
+def _at(layout: TokenLayout, places: Int[Tensor, "rows n"]) -> TokenLayout:
+    """The layout at some places; what is remembered is past, clean, and of a segment of its own."""
+    real, at = places >= 0, places.clamp(min=0)
     return TokenLayout(
-        sample=pad(layout.sample, empty),
-        segment=pad(layout.segment, 0),
-        index=pad(layout.index, 0),
-        causal=pad(layout.causal, False),
-        noised=pad(layout.noised, False),
+        sample=torch.where(places == PADDING, PADDING, 0),
+        segment=torch.where(real, layout.segment[at], PAST),
+        index=torch.where(real, layout.index[at], PAST),
+        causal=layout.causal[at],
+        noised=layout.noised[at] & real,
     )
 
 
-def plan_packed(layout: TokenLayout, lengths: tuple[int, ...]) -> AttentionPlan:
-    """The plan of a training pack: each sample sees itself."""
-    width = max(lengths)
-    starts = torch.tensor(lengths, device=layout.index.device).cumsum(0) - torch.tensor(
-        lengths, device=layout.index.device
+def _taker(slots: np.ndarray, counts: list[int], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function that takes rows of keys out of all keys: as a view where the rows lie evenly (a cache), else a copy.
+
+    A view's padding is whatever follows in the cache, which the bias hides.
+    """
+    (rows, width), starts = slots.shape, slots[:, 0]
+    even = all(slots[row, count - 1] - starts[row] == count - 1 for row, count in enumerate(counts))
+    even = even and all((np.diff(slots[row, :count]) == 1).all() for row, count in enumerate(counts))
+    step = int(starts[1] - starts[0]) if rows > 1 else 0
+    even = even and (rows == 1 or (step > 0 and bool((np.diff(starts) == step).all())))
+    index = torch.from_numpy(slots.ravel()).to(device)
+
+    def take(x: Tensor) -> Tensor:
+        if even and not x.requires_grad and starts[-1] + width <= len(x):
+            heads, dim = x.shape[1:]
+            strides = (step * x.stride(0), *x.stride())
+            return x.as_strided((rows, width, heads, dim), strides, x.storage_offset() + int(starts[0]) * x.stride(0))
+        return x.index_select(0, index).unflatten(0, (rows, width))
+
+    return take
+
+
+def _sdpa(
+    q: Float[Tensor, "rows width heads dim"],
+    k: Float[Tensor, "rows keys kv_heads dim"],
+    v: Float[Tensor, "rows keys kv_heads dim"],
+    bias: Float[Tensor, "rows 1 width keys"] | None = None,
+) -> Float[Tensor, "rows width heads dim"]:
+    """Softmax attention row by row; grouped-query where there are fewer heads of keys."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k.to(q.dtype), v.to(q.dtype)))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=q.shape[1] != k.shape[1])
+    return out.transpose(1, 2)
+
+
+# -- flex -------------------------------------------------------------------------------------------------------------
+
+
+def _flex_rule(query: TokenLayout, key: TokenLayout, _batch, _head, q_index, k_index):
+    return may_attend(query[q_index], key[k_index])
+
+
+@cache
+def _compiled_flex():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def flex(pattern: Pattern) -> Attend:
+    """FlexAttention; the rule itself is the mask, and blocks in which nothing is seen are skipped.
+
+    On a CPU torch has no backward for it: a ValueError says so before the first gradient is asked for.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    layout = token_layout(pattern.spans, pattern.device)
+    order = torch.from_numpy(np.argsort(pattern.query_rows)).to(pattern.device)  # places in the order of the queries
+    slots = torch.from_numpy(np.concatenate((*pattern.past, pattern.key_slots))).to(pattern.device)
+    query, key = layout[order], _behind_past(layout, [len(past) for past in pattern.past])
+    rule = partial(_flex_rule, query, key)
+    mask = create_block_mask(rule, None, None, len(order), len(slots), device=pattern.device.type)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.device.type == "cpu" and q.requires_grad:
+            raise ValueError("FlexAttention has no backward on a CPU; train with the segmented lowering there")
+        q, k, v = (x[None].transpose(1, 2) for x in (q, k.index_select(0, slots), v.index_select(0, slots)))
+        out = _compiled_flex()(q, k.to(q.dtype), v.to(q.dtype), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        return out.transpose(1, 2)[0]
+
+    return attend
+
+
+def _behind_past(layout: TokenLayout, counts: Sequence[int]) -> TokenLayout:
+    """The layout with the remembered keys of each sample in front, as `_at` has them."""
+    device = layout.sample.device
+    owner = torch.arange(len(counts), device=device).repeat_interleave(
+        torch.tensor(counts, dtype=torch.long, device=device)
     )
-    slots = layout.sample * width + layout.index - starts[layout.sample]
-    query = pad_layout(layout, slots, len(lengths), width, empty=-1)
-    key = pad_layout(layout, slots, len(lengths), width, empty=-2)
-    return AttentionPlan(slots=slots, rows=len(lengths), width=width, bias=bias_from(query, key))
-
-
-def pad_rows(x: Float[Tensor, "n heads dim"], plan: AttentionPlan) -> Float[Tensor, "rows width heads dim"]:
-    """Tokens at their places in the padded rows, zeros elsewhere."""
-    padded = x.new_zeros(plan.rows * plan.width, *x.shape[1:]).index_copy(0, plan.slots, x)
-    return padded.view(plan.rows, plan.width, *x.shape[1:])
-
-
-def attend(
-    queries: Float[Tensor, "n heads dim"],
-    keys: Float[Tensor, "rows keys kv_heads dim"],
-    values: Float[Tensor, "rows keys kv_heads dim"],
-    plan: AttentionPlan,
-) -> Float[Tensor, "n heads dim"]:
-    """Softmax attention of each token over the keys of its row; grouped-query when there are fewer key heads."""
-    q = pad_rows(queries, plan).transpose(1, 2)  # (rows, heads, width, dim)
-    out = F.scaled_dot_product_attention(
-        q,
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=plan.bias.to(q.dtype),
-        enable_gqa=queries.shape[1] != keys.shape[2],
+    past, no = torch.full_like(owner, PAST), torch.zeros_like(owner, dtype=torch.bool)
+    return TokenLayout(
+        sample=torch.cat((owner, layout.sample)),
+        segment=torch.cat((past, layout.segment)),
+        index=torch.cat((past, layout.index)),
+        causal=torch.cat((no, layout.causal)),
+        noised=torch.cat((no, layout.noised)),
     )
-    return out.transpose(1, 2).flatten(0, 1).index_select(0, plan.slots)
+
+
+# -- varlen -----------------------------------------------------------------------------------------------------------
+
+VarlenKernel = Callable[..., Tensor]
+"""flash-attn's signature: (q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=...) → out.
+
+Sequences lie one after the other; causal is aligned at the end of queries and keys."""
+
+
+def varlen(pattern: Pattern, kernel: VarlenKernel | None = None) -> Attend:
+    """Two variable-length calls, one for all texts (causal) and one for all images; each segment is a sequence there.
+
+    Args:
+        kernel: flash-attn's by default (extra `flash`; CUDA, half precision).
+
+    Raises:
+        ImportError: flash-attn is wanted and not installed.
+    """
+    kernel = kernel or _flash_kernel()
+    units = _segments(pattern, pattern.spans)
+    calls = [_varlen_call(group, pattern, causal) for causal in (True, False) if (group := _of(units, causal))]
+    places = np.concatenate([unit.queries for causal in (True, False) for unit in _of(units, causal)])
+    restore = torch.from_numpy(np.argsort(pattern.query_rows[places])).to(pattern.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.cat([call(kernel, q, k, v) for call in calls]).index_select(0, restore)
+
+    return attend
+
+
+def _of(units: list[_Unit], causal: bool) -> list[_Unit]:
+    return [unit for unit in units if unit.masked is causal]
+
+
+def _varlen_call(units: list[_Unit], pattern: Pattern, causal: bool) -> Callable[..., Tensor]:
+    device = pattern.device
+    index = torch.from_numpy(np.concatenate([pattern.query_rows[u.queries] for u in units])).to(device)
+    slots = torch.from_numpy(np.concatenate([u.key_slots(pattern) for u in units])).to(device)
+    lengths = [len(u.queries) for u in units], [u.num_keys for u in units]
+    ends = [torch.tensor([0, *np.cumsum(part)], dtype=torch.int32, device=device) for part in lengths]
+
+    def call(kernel: VarlenKernel, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (x.index_select(0, slots).to(q.dtype) for x in (k, v))
+        return kernel(q.index_select(0, index), k, v, *ends, *map(max, lengths), causal=causal)
+
+    return call
+
+
+def _flash_kernel() -> VarlenKernel:
+    try:
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "the varlen lowering needs flash-attn, which is not installed: pip install 'brushwork-flow[flash]' on a "
+            "machine with CUDA, or take the segmented or flex lowering"
+        ) from error
+    return flash_attn_varlen_func
+
+
+def varlen_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *, causal: bool) -> Tensor:
+    """What flash-attn's variable-length kernel computes, one sequence at a time, on any device."""
+    del max_seqlen_q, max_seqlen_k
+    outputs = []
+    for number in range(len(cu_seqlens_q) - 1):
+        one, many = (slice(*ends[number : number + 2].tolist()) for ends in (cu_seqlens_q, cu_seqlens_k))
+        rows, columns = one.stop - one.start, many.stop - many.start
+        hidden = torch.ones(rows, columns, dtype=torch.bool, device=q.device).triu(columns - rows + 1)
+        bias = torch.zeros(1, 1, rows, columns, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
+        outputs.append(_sdpa(q[one][None], k[many][None], v[many][None], bias if causal else None)[0])
+    return torch.cat(outputs)

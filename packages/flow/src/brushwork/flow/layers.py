@@ -5,15 +5,12 @@ patches of the generating one. Attention does not care about order as long as th
 to gather or scatter.
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(queries, keys, values), each tokens x heads x head_dim, to the attended values in the same shape as the queries."""
+from brushwork.flow.kernels import Attend
 
 
 class RMSNorm(nn.Module):
@@ -101,17 +98,16 @@ class DecoderLayer(nn.Module):
             rotary: cosines and sines of the tokens' positions.
             attend: one softmax over everything each token may see.
         """
-        experts = (self.understand, self.generate)
-        parts = (x[:num_understand], x[num_understand:])
+        parts = ((self.understand, x[:num_understand]), (self.generate, x[num_understand:]))
+        if not torch.is_grad_enabled():  # in training an idle expert's gradients are zeros, not missing
+            parts = tuple((expert, part) for expert, part in parts if len(part))
         q, k, v = (
-            torch.cat(pair)
-            for pair in zip(*(e.queries_keys_values(p) for e, p in zip(experts, parts, strict=True)), strict=True)
+            torch.cat(of_experts)
+            for of_experts in zip(*(expert.queries_keys_values(part) for expert, part in parts), strict=True)
         )
         attended = attend(rotate(q, *rotary), rotate(k, *rotary), v).flatten(1)  # (n, heads * head_dim)
         outputs = []
-        for expert, part, context in zip(
-            experts, parts, (attended[:num_understand], attended[num_understand:]), strict=True
-        ):
+        for (expert, part), context in zip(parts, attended.split([len(part) for _, part in parts]), strict=True):
             part = part + expert.o_proj(context)
             outputs.append(part + expert.mlp(part))
         return torch.cat(outputs)

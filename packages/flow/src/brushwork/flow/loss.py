@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """One loss as a sum over `count` terms."""
+    """One loss as a sum over `count` terms, or over terms whose weights add up to it."""
 
     sum: Float[Tensor, ""]
-    count: int
+    count: int | float
 
     @property
     def mean(self) -> Float[Tensor, ""]:
         """Sum over count; 0 where there is nothing to average."""
-        return self.sum / max(self.count, 1)
+        return self.sum / self.count if self.count else self.sum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +37,14 @@ class LossTerms:
         return lambda_ce * (self.text.mean + self.switch.mean) + self.flow.mean
 
 
-def cross_entropy(logits: Float[Tensor, "n vocab"], labels: Int[Tensor, " n"]) -> Term:
-    """Next-token cross-entropy, in float32."""
-    return Term(sum=F.cross_entropy(logits.float(), labels, reduction="sum"), count=len(labels))
+def cross_entropy(
+    logits: Float[Tensor, "n vocab"], labels: Int[Tensor, " n"], weights: Float[Tensor, " n"] | None = None
+) -> Term:
+    """Next-token cross-entropy, in float32; each token counts as one, or as its weight."""
+    if weights is None:
+        return Term(sum=F.cross_entropy(logits.float(), labels, reduction="sum"), count=len(labels))
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return Term(sum=(losses * weights).sum(), count=float(weights.sum()))
 
 
 def flow_error(velocity: Float[Tensor, "n dim"], target: Float[Tensor, "n dim"]) -> Term:

@@ -1,25 +1,31 @@
 """The unified model: one class for the mini twin and for BAGEL-7B, told apart by numbers alone.
 
-token ids ─► embedding ─┐                                   ┌─► lm_head at text and switch positions ─► logits
-                        ├─► decoder layers (two experts) ───┤
-noisy or clean patches ─┘                                   └─► llm2vae at noised patches ────────────► velocity
-  vae2llm + time embedding + position table
+token ids ──────────────► embedding ───────────┐                                   ┌─► lm_head at text and switch
+pixels ─► vision encoder ─► connector + table ─┼─► decoder layers (two experts) ───┤     positions ──────────► logits
+noisy or clean patches ─► vae2llm + time ──────┘                                   └─► llm2vae at noised
+                          embedder + table                                               patches ──────────► velocity
 """
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from brushwork.flow.cache import KVCache
-from brushwork.flow.kernels import attend, pad_rows, plan_packed
-from brushwork.flow.layers import Attend, DecoderLayer, RMSNorm, TimeEmbedder, rotary_angles, sincos_table
+from brushwork.flow.cache import Context, KVCache
+from brushwork.flow.kernels import Attend, Lowering, Pattern, segmented
+from brushwork.flow.layers import DecoderLayer, Expert, RMSNorm, TimeEmbedder, rotary_angles, sincos_table
 from brushwork.flow.path import velocity_from_data
-from brushwork.tokens.packing import CLEAN, PackedBatch
+from brushwork.flow.vision import Connector, VisionConfig, VisionEncoder
+from brushwork.tokens.attention import Kind, Span
+from brushwork.tokens.images import interpolated_index, table_index
+from brushwork.tokens.packing import CLEAN, PackedBatch, expert_major
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +41,8 @@ class ModelConfig:
         latent_downsample: pixels a side of one latent cell.
         latent_patch_size: latent cells a side of one image token.
         max_latent_size: most image tokens a side; side of the position table.
+        vision: the vision encoder; None for a model without one.
+        interpolate_positions: stretch an image's patches over the whole of the position tables (BAGEL: off).
         prediction: what `llm2vae` outputs: the velocity (BAGEL) or the data, from which the velocity follows.
     """
 
@@ -50,6 +58,8 @@ class ModelConfig:
     latent_downsample: int = 1
     latent_patch_size: int = 8
     max_latent_size: int = 8
+    vision: VisionConfig | None = None
+    interpolate_positions: bool = False
     prediction: Literal["velocity", "data"] = "velocity"
 
     def __post_init__(self) -> None:
@@ -78,7 +88,7 @@ class ModelConfig:
         return self.latent_downsample * self.latent_patch_size
 
     def to_dict(self) -> dict:
-        """Plain numbers and strings, for JSON."""
+        """Plain numbers, strings and dictionaries, for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -96,15 +106,59 @@ class Prediction:
     velocity: Float[Tensor, "noised dim"]
 
 
-class UnifiedModel(nn.Module):
-    """Reads and writes text, and predicts the velocity of images, in one sequence.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What a batch continues.
 
-    Deterministic: noise and timesteps come in from outside, and no loss is computed here.
+    Attributes:
+        cache: holds keys and values.
+        contexts: of each sample of the batch, what stands in front of it.
+        keep: the contexts remember the batch; otherwise it leaves no trace (a noised image).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    cache: KVCache
+    contexts: Sequence[Context]
+    keep: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All of an evaluation that depends neither on latents nor on weights; the steps of a denoising loop share one.
+
+    Attributes:
+        order: places in the sequence, each expert's together (see `packing.expert_major`).
+        num_understand: how many of them belong to the understanding expert.
+        place: inverse of `order`.
+        rotary: cosines and sines in that order, float32.
+        attention: of each decoder layer.
+        vision_attention: of the vision encoder's layers.
+        latent_rows, vision_rows: of the position tables.
+    """
+
+    order: Int[Tensor, " tokens"]
+    num_understand: int
+    place: Int[Tensor, " tokens"]
+    rotary: tuple[Float[Tensor, "tokens dim"], Float[Tensor, "tokens dim"]]
+    attention: list[Attend]
+    vision_attention: Attend | None
+    latent_rows: Int[Tensor, " patches"]
+    vision_rows: Int[Tensor, " vision"]
+
+
+class UnifiedModel(nn.Module):
+    """Reads and writes text, looks at images and predicts their velocity, in one sequence.
+
+    Deterministic: noise and timesteps come in from outside, and no loss is computed here.
+
+    Attributes:
+        lowering: how attention is carried out, see `brushwork.flow.kernels`.
+        activation_checkpointing: layers are computed again in the backward pass instead of being remembered.
+    """
+
+    def __init__(self, config: ModelConfig, *, lowering: Lowering = segmented) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.lowering = config, lowering
+        self.activation_checkpointing = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.vae2llm = nn.Linear(config.patch_dim, config.hidden_size)
         self.time_embedder = TimeEmbedder(config.hidden_size)
@@ -122,10 +176,15 @@ class UnifiedModel(nn.Module):
         self.norm_generate = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.llm2vae = nn.Linear(config.hidden_size, config.patch_dim)
-        table = sincos_table(config.max_latent_size, config.hidden_size)
-        self.register_buffer("latent_positions", table, persistent=False)  # fixed (BAGEL)
-        self.latent_positions: Tensor
-        self._initialise()
+        self.latent_positions: Tensor  # fixed (BAGEL)
+        self.register_buffer("latent_positions", sincos_table(config.max_latent_size, config.hidden_size))
+        if config.vision is not None:
+            self.vision = VisionEncoder(config.vision)
+            self.connector = Connector(config.vision.hidden_size, config.hidden_size)
+            self.vision_positions: Tensor
+            self.register_buffer("vision_positions", sincos_table(config.vision.table_side, config.hidden_size))
+        if not self.lm_head.weight.is_meta:
+            self._initialise()
 
     def _initialise(self) -> None:
         """Normal weights of 0.02, smaller where they write into the residual stream, and a zero llm2vae (BAGEL)."""
@@ -137,85 +196,153 @@ class UnifiedModel(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / (2 * self.config.num_layers) ** (0.5 * into_residual))
         nn.init.zeros_(self.llm2vae.weight)
 
+    # -- planning -----------------------------------------------------------------------------------------------------
+
+    def plan(self, batch: PackedBatch, memory: Memory | None = None) -> Plan:
+        """What can be settled before any compute; with a memory, sample r continues its context r.
+
+        Raises:
+            ValueError: an image exceeds the position tables, a context its capacity, or the model cannot see.
+        """
+        config, device = self.config, batch.token_ids.device
+        if len(batch.vision_index) and config.vision is None:
+            raise ValueError("the batch holds images for a vision encoder, which this model lacks; segment without")
+        latent_rows = self._table_rows(batch, batch.patch_grid, config.max_latent_size, latent=True)
+        side = config.vision.table_side if config.vision else 0
+        vision_rows = self._table_rows(batch, batch.vision_grid, side, latent=False)
+        host_order, num_understand = expert_major(batch.spans)
+        rows = np.empty_like(host_order)
+        rows[host_order] = np.arange(len(rows))
+        order, place = (torch.from_numpy(array).to(device) for array in (host_order, rows))
+        return Plan(
+            order=order,
+            num_understand=num_understand,
+            place=place,
+            rotary=rotary_angles(batch.position_ids[order], config.head_dim, config.rope_theta),
+            attention=self._attention(batch, rows, memory),
+            vision_attention=self._vision_attention(batch.spans, device) if len(batch.vision_index) else None,
+            latent_rows=latent_rows,
+            vision_rows=vision_rows,
+        )
+
+    def _table_rows(self, batch: PackedBatch, cells: Tensor, side: int, *, latent: bool) -> Tensor:
+        rows = table_index(cells, side)
+        if not self.config.interpolate_positions or not len(cells):
+            return rows
+        counts = [s.length - 2 for s in batch.spans if s.kind is not Kind.TEXT and s.kind.is_latent is latent]
+        last = cells[torch.tensor(counts).cumsum(0) - 1].tolist()  # of each image, its lower right patch
+        return torch.cat([interpolated_index((r + 1, c + 1), side) for r, c in last]).to(rows.device)
+
+    def _attention(self, batch: PackedBatch, rows: np.ndarray, memory: Memory | None) -> list[Attend]:
+        """One attention function a layer, for tokens in expert-major order."""
+        pattern = Pattern(spans=batch.spans, query_rows=rows, key_slots=rows, device=batch.token_ids.device)
+        if memory is None:
+            return [self.lowering(pattern)] * len(self.layers)
+        past = tuple(context.slots() for context in memory.contexts)
+        slots = memory.cache.place(batch.lengths, memory.contexts, keep=memory.keep)
+        attend = self.lowering(dataclasses.replace(pattern, key_slots=slots, past=past))
+        written = np.empty_like(slots)
+        written[rows] = slots
+        index = torch.from_numpy(written).to(pattern.device)
+
+        def cached(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attend(q, *memory.cache.write(layer, index, k, v))
+
+        return [partial(cached, layer) for layer in range(len(self.layers))]
+
+    def _vision_attention(self, spans: Sequence[Span], device: torch.device) -> Attend:
+        """Each image sees itself alone."""
+        images, start = [], 0
+        for span in spans:
+            if span.kind is Kind.VISION:
+                images.append(Span(kind=span.kind, sample=len(images), start=start, length=span.length - 2))
+                start += span.length - 2
+        rows = np.arange(start)
+        return self.lowering(Pattern(spans=tuple(images), query_rows=rows, key_slots=rows, device=device))
+
+    # -- evaluation ---------------------------------------------------------------------------------------------------
+
     def forward(
         self,
         batch: PackedBatch,
         patches: Float[Tensor, "patches dim"],
         timesteps: Float[Tensor, " patches"],
-        cache: KVCache | None = None,
-        visible: Int[Tensor, " tokens"] | None = None,
+        pixels: Float[Tensor, "vision vision_dim"] | None = None,
+        plan: Plan | None = None,
     ) -> Prediction:
-        """Evaluates a pack of whole samples, or, with a cache, of what follows the cached tokens of each row.
+        """Evaluates a pack.
 
         Args:
-            batch: the sequence; with a cache, sample r continues row r.
-            patches: image tokens in the order of `batch.patch_index`: x_t at noised ones, data at clean ones.
+            batch: the sequence.
+            patches: latent tokens in the order of `batch.patch_index`: x_t at noised ones, data at clean ones.
             timesteps: the time of each patch; 0 at clean ones.
-            cache: memory to read and write; the caller commits.
-            visible: see `KVCache.place`.
+            pixels: in the order of `batch.vision_index`, see `images.vision_patches`; None where nothing is seen.
+            plan: what `plan` made of the batch; by default it is planned as a pack of whole samples.
         """
-        num_tokens = batch.num_tokens
-        is_patch = torch.zeros(num_tokens, dtype=torch.bool, device=batch.token_ids.device)
-        is_patch[batch.patch_index] = True
-        understand = (~is_patch).nonzero().squeeze(-1)
-        order = torch.cat((understand, batch.patch_index))  # expert-major
-        place = torch.empty_like(order).index_copy(0, order, torch.arange(num_tokens, device=order.device))
-
-        x = torch.cat((self.embed_tokens(batch.token_ids[understand]), self._embed_patches(batch, patches, timesteps)))
-        rotary = rotary_angles(batch.position_ids[order], self.config.head_dim, self.config.rope_theta)
-        attention = self._attention(batch, order, cache, visible)
-        for layer, attend_layer in zip(self.layers, attention, strict=True):
-            x = layer(x, len(understand), rotary, attend_layer)
-
+        plan = plan or self.plan(batch)
+        x = self.embed(batch, patches, timesteps, pixels, plan)
+        for layer, attend in zip(self.layers, plan.attention, strict=True):
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(layer, x, plan.num_understand, plan.rotary, attend, use_reentrant=False)
+            else:
+                x = layer(x, plan.num_understand, plan.rotary, attend)
         noised = (batch.patch_draw != CLEAN).nonzero().squeeze(-1)
-        drawn = self.llm2vae(self.norm_generate(x[len(understand) + noised]))
+        drawn = self.llm2vae(self.norm_generate(x[plan.num_understand + noised]))
         return Prediction(
-            text_logits=self.lm_head(self.norm(x[place[batch.text_index]])),
-            switch_logits=self.lm_head(self.norm(x[place[batch.switch_index]])),
+            text_logits=self.lm_head(self.norm(x[plan.place[batch.text_index]])),
+            switch_logits=self.lm_head(self.norm(x[plan.place[batch.switch_index]])),
             velocity=self._velocity(drawn, patches[noised], timesteps[noised]),
         )
 
-    def _embed_patches(self, batch: PackedBatch, patches: Tensor, timesteps: Tensor) -> Tensor:
-        side = self.config.max_latent_size
-        if len(batch.patch_grid) and int(batch.patch_grid.max()) >= side:  # an index would alias into another row
-            rows, columns = (batch.patch_grid.max(0).values + 1).tolist()
-            raise ValueError(
-                f"{rows}x{columns} image tokens exceed the position table of side {side}; shrink the image"
-            )
-        position = self.latent_positions[batch.patch_grid[:, 0] * side + batch.patch_grid[:, 1]]
+    def embed(
+        self, batch: PackedBatch, patches: Tensor, timesteps: Tensor, pixels: Tensor | None, plan: Plan
+    ) -> Float[Tensor, "tokens hidden"]:
+        """The decoder's input, in the plan's order."""
+        num_words = plan.num_understand - len(batch.vision_index)
+        parts = [self.embed_tokens(batch.token_ids[plan.order[:num_words]])]
+        if plan.vision_attention is not None:
+            if pixels is None or len(pixels) != len(batch.vision_index):
+                got = None if pixels is None else len(pixels)
+                raise ValueError(f"the batch holds {len(batch.vision_index)} vision patches, the pixels are {got}")
+            seen = self.connector(self.vision(pixels, plan.vision_rows, plan.vision_attention))
+            parts.append(seen + self.vision_positions[plan.vision_rows])
         times, index = timesteps.unique(return_inverse=True)
-        return self.vae2llm(patches.to(self.vae2llm.weight.dtype)) + self.time_embedder(times)[index] + position
-
-    def _attention(
-        self, batch: PackedBatch, order: Tensor, cache: KVCache | None, visible: Tensor | None
-    ) -> list[Attend]:
-        """One attention function a layer, for tokens in expert-major order."""
-        if cache is None:
-            plan = plan_packed(batch.layout, batch.lengths)
-            plan = dataclasses.replace(plan, slots=plan.slots[order])
-            return [lambda q, k, v: attend(q, pad_rows(k, plan), pad_rows(v, plan), plan)] * len(self.layers)
-        plan, slots, used = cache.place(batch, visible)
-        plan, slots = dataclasses.replace(plan, slots=plan.slots[order]), slots[order]
-
-        def cached(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = cache.write(layer, slots, k, v, used)
-            return attend(q, keys.to(q.dtype), values.to(q.dtype), plan)
-
-        return [partial(cached, layer) for layer in range(len(self.layers))]
+        latents = self.vae2llm(patches.to(self.vae2llm.weight.dtype)) + self.time_embedder(times)[index]
+        return torch.cat((*parts, latents + self.latent_positions[plan.latent_rows]))
 
     def _velocity(self, drawn: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         if self.config.prediction == "velocity":
             return drawn
         return velocity_from_data(drawn.float(), x_t, timesteps)
 
-    def new_cache(self, rows: int, capacity: int) -> KVCache:
-        """An empty memory for `rows` sequences of at most `capacity` tokens, on the model's device."""
+    # -- switches -----------------------------------------------------------------------------------------------------
+
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Trades a second forward pass in the backward pass for the memory of activations, layer by layer."""
+        self.activation_checkpointing = on
+        if self.config.vision is not None:
+            self.vision.activation_checkpointing = on
+
+    def compile_experts(self) -> None:
+        """Compiles what is dense in each decoder layer (norms, projections, MLPs); attention has kernels of its own."""
+        for expert in self.experts():
+            expert.queries_keys_values = torch.compile(expert.queries_keys_values, dynamic=True)
+            expert.mlp = torch.compile(expert.mlp, dynamic=True)
+
+    def experts(self) -> Iterator[Expert]:
+        """Both experts of every layer."""
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            yield from (layer.understand, layer.generate)
+
+    def new_cache(self, num_slots: int, scratch: int = 0) -> KVCache:
+        """An empty memory of `num_slots` tokens, and `scratch` that are forgotten at once, on the model's device."""
         return KVCache(
-            rows=rows,
-            capacity=capacity,
+            num_slots=num_slots,
+            scratch=scratch,
             num_layers=self.config.num_layers,
             num_kv_heads=self.config.num_kv_heads,
             head_dim=self.config.head_dim,
-            dtype=self.lm_head.weight.dtype,
-            device=self.lm_head.weight.device,
+            dtype=self.embed_tokens.weight.dtype,
+            device=self.embed_tokens.weight.device,
         )

@@ -14,10 +14,47 @@ A prompt of 3 tokens, a noised image of 2 patches (its boundary tokens left out)
              1 1 1   . .   1 1   1 1
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+class Kind(Enum):
+    """How a segment is treated by the attention rule, the experts and the losses."""
+
+    TEXT = auto()
+    """Words between bos and eos, read left to right."""
+    VISION = auto()
+    """An image as the vision encoder sees it: context for the understanding expert."""
+    CLEAN = auto()
+    """An image as latents without noise: context for the generating expert."""
+    NOISED = auto()
+    """An image that is being drawn."""
+
+    @property
+    def is_latent(self) -> bool:
+        """Its patches belong to the generating expert."""
+        return self in (Kind.CLEAN, Kind.NOISED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """One segment's place in a packed sequence. Plain numbers, so that plans are made without asking a device.
+
+    Attributes:
+        kind: what stands there. All but a text has a boundary token at either end.
+        sample: which sample of the pack.
+        start, length: in tokens, boundary tokens included.
+    """
+
+    kind: Kind
+    sample: int
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,15 +75,18 @@ class TokenLayout:
     causal: Bool[Tensor, "*shape"]
     noised: Bool[Tensor, "*shape"]
 
-    def __getitem__(self, index) -> "TokenLayout":
-        """The same indexing applied to every field."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TokenLayout":
+        """The same function applied to every field."""
         return TokenLayout(
-            sample=self.sample[index],
-            segment=self.segment[index],
-            index=self.index[index],
-            causal=self.causal[index],
-            noised=self.noised[index],
+            sample=function(self.sample),
+            segment=function(self.segment),
+            index=function(self.index),
+            causal=function(self.causal),
+            noised=function(self.noised),
         )
+
+    def __getitem__(self, index) -> "TokenLayout":
+        return self.map(lambda tensor: tensor[index])
 
 
 def may_attend(query: TokenLayout, key: TokenLayout) -> Bool[Tensor, "*shape"]:
@@ -63,3 +103,29 @@ def may_attend(query: TokenLayout, key: TokenLayout) -> Bool[Tensor, "*shape"]:
 def dense_mask(layout: TokenLayout) -> Bool[Tensor, "tokens tokens"]:
     """The rule as a matrix for a whole pack: entry (i, j) says whether token i sees token j."""
     return may_attend(layout[:, None], layout[None, :])
+
+
+def token_layout(spans: Sequence[Span], device: torch.device | str = "cpu") -> TokenLayout:
+    """The layout of every token of a pack, in the order of the sequence."""
+    lengths = torch.tensor([span.length for span in spans], dtype=torch.long, device=device)
+    total = sum(span.length for span in spans)
+
+    def per_token(values: Sequence[int | bool], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device).repeat_interleave(lengths, output_size=total)
+
+    return TokenLayout(
+        sample=per_token([span.sample for span in spans], torch.long),
+        segment=per_token(range(len(spans)), torch.long),
+        index=torch.arange(total, device=device),
+        causal=per_token([span.kind is Kind.TEXT for span in spans], torch.bool),
+        noised=per_token([span.kind is Kind.NOISED for span in spans], torch.bool),
+    )
+
+
+def visible_spans(spans: Sequence[Span]) -> list[list[int]]:
+    """Of which spans each span sees every token that lies before it, itself among them: the rule between first tokens.
+
+    Within its own span a text sees what lies before, an image everything.
+    """
+    first = token_layout([Span(kind=s.kind, sample=s.sample, start=0, length=1) for s in spans])
+    return [row.nonzero().flatten().tolist() for row in dense_mask(first)]

@@ -54,16 +54,24 @@ _RULES: dict[State, dict[str, State]] = {
     State.DONE: {},
 }
 
+_SINGLE_PASS: dict[State, dict[str, State]] = {
+    State.PROMPT: {"vision_start": State.SEEN},
+    State.SEEN: {"eos": State.DONE},
+}
+
 FORBIDDEN = -1
 """Entry of the transition table for a token that may not come next."""
 
 
-def transition_table(vocabulary: Vocabulary) -> Int[np.ndarray, "states vocab"]:
-    """The automaton over ids: entry (state, id) is the next state, or `FORBIDDEN`."""
-    control = set(vocabulary.control.all())
-    words = [index for index in range(len(vocabulary)) if index not in control]
+def transition_table(vocabulary: Vocabulary, *, single_pass: bool = False) -> Int[np.ndarray, "states vocab"]:
+    """The automaton over ids: entry (state, id) is the next state, or `FORBIDDEN`.
+
+    Args:
+        single_pass: an image follows the prompt and ends it, whatever the model would rather do.
+    """
+    words = is_word(vocabulary).nonzero()[0]
     table = np.full((len(State), len(vocabulary)), FORBIDDEN, dtype=np.int64)
-    for state, rules in _RULES.items():
+    for state, rules in {**_RULES, **(_SINGLE_PASS if single_pass else {})}.items():
         for symbol, successor in rules.items():
             table[state, words if symbol == _WORD else getattr(vocabulary.control, symbol)] = successor
     return table
@@ -72,7 +80,7 @@ def transition_table(vocabulary: Vocabulary) -> Int[np.ndarray, "states vocab"]:
 def is_word(vocabulary: Vocabulary) -> np.ndarray:
     """Which ids are plain words (bool, one entry an id)."""
     mask = np.ones(len(vocabulary), dtype=bool)
-    mask[list(vocabulary.control.all())] = False
+    mask[list(vocabulary.reserved)] = False
     return mask
 
 

@@ -1,8 +1,15 @@
-"""Pictures and latents as rows of patch tokens."""
+"""Pictures and latents as rows of patch tokens: cutting, places in a grid, and the sizes that a model takes."""
 
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from brushwork.tokens.trajectory import Image
 
 
 def patchify(latents: Float[Tensor, "n channels height width"], patch: int) -> Float[Tensor, "n tokens dim"]:
@@ -22,3 +29,87 @@ def unpatchify(
 ) -> Float[Tensor, "n channels height width"]:
     """Inverse of `patchify`; `grid` is (rows, columns) of tokens."""
     return rearrange(tokens, "n (h w) (p q c) -> n c (h p) (w q)", p=patch, q=patch, h=grid[0], w=grid[1])
+
+
+def table_index(cells: Int[Tensor, "n 2"], side: int) -> Int[Tensor, " n"]:
+    """Rows of a position table of side x side for the (row, column) of each patch (BAGEL's "extrapolate").
+
+    Raises:
+        ValueError: a patch lies outside the table, where its index would silently be another place's.
+    """
+    if len(cells) and int(cells.max()) >= side:
+        rows, columns = (cells.max(0).values + 1).tolist()
+        raise ValueError(
+            f"an image of {rows}x{columns} patches exceeds the position table of side {side}; "
+            f"shrink it to at most {side} patches a side"
+        )
+    return cells[:, 0] * side + cells[:, 1]
+
+
+def interpolated_index(grid: tuple[int, int], side: int) -> Int[Tensor, " n"]:
+    """Rows of a position table for a grid stretched over the whole of it (BAGEL's "interpolate", off by default).
+
+    The fractional coordinates 0, 1/n, 2/n, … of each axis fall into `side` equal buckets.
+    """
+    edges = torch.arange(1, side) / side
+    rows, columns = (torch.bucketize(torch.arange(count) / count, edges, right=True) for count in grid)
+    return (rows[:, None] * side + columns).flatten()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResizeRule:
+    """To which size pictures are brought before they become patches (BAGEL).
+
+    Attributes:
+        max_size, min_size: bounds of the longer and of the shorter side, in pixels; the lower one wins.
+        stride: both sides become multiples of it.
+        max_pixels: bound of the area, divided by the number of pictures of the sample.
+    """
+
+    max_size: int
+    min_size: int
+    stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+    def size(self, width: int, height: int, num_images: int = 1) -> tuple[int, int]:
+        """Width and height after resizing."""
+        scale = max(min(self.max_size / max(width, height), 1.0), self.min_size / min(width, height))
+        width, height = self._scaled(width, height, scale)
+        limit = self.max_pixels / num_images
+        if width * height > limit:  # BAGEL scales the sides by the ratio of the areas, without a square root
+            width, height = self._scaled(width, height, limit / (width * height))
+        if max(width, height) > self.max_size:
+            width, height = self._scaled(width, height, self.max_size / max(width, height))
+        return width, height
+
+    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
+        return self._rounded(round(width * scale)), self._rounded(round(height * scale))
+
+    def _rounded(self, side: int) -> int:
+        return max(self.stride, round(side / self.stride) * self.stride)  # half to even
+
+    def __call__(self, image: Image, num_images: int = 1) -> Image:
+        """The picture in that size, resampled bicubically with anti-aliasing."""
+        height, width = image.shape[:2]
+        size = self.size(width, height, num_images)
+        if size == (width, height):
+            return image
+        return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BICUBIC))
+
+
+def rgb(image: PIL.Image.Image) -> Image:
+    """Any picture as RGB; what is transparent is laid on white (BAGEL)."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def vision_patches(image: Image, patch: int) -> Float[Tensor, "tokens dim"]:
+    """A picture as the vision encoder reads it: numbers in [-1, 1], cut row-major; in a patch row, column, channel.
+
+    Raises:
+        ValueError: a side is no multiple of `patch`.
+    """
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return patchify(pixels, patch)[0]

@@ -1,30 +1,23 @@
 """From a trajectory to the segments of one sequence: what is read, what is drawn, and where the losses are.
 
-Layout and position ids follow BAGEL (BAGEL): a text is `bos ids eos`, an image is
-`vision_start patches vision_end`, all tokens of an image share one position, and an image that is to be drawn stands
-in the sequence as noised copies (flow loss, seen by nobody else) followed by its clean copy (context).
+Layout and position ids are BAGEL's: a text is `bos ids eos`, an image is `vision_start patches vision_end`, all tokens
+of an image share one position, and an image that is to be drawn stands in the sequence as noised copies (flow loss,
+seen by nobody else), its clean copy and, where the model has a vision encoder, what that encoder sees (context).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 
 import numpy as np
 
+from brushwork.tokens.attention import Kind
 from brushwork.tokens.grammar import inspection_ids, plan_ids
+from brushwork.tokens.images import ResizeRule
 from brushwork.tokens.trajectory import Draft, Image, Step, Trajectory
-from brushwork.tokens.vocabulary import Vocabulary
+from brushwork.tokens.vocabulary import ControlIds, Vocabulary
 
 IGNORE_INDEX = -100
 """Label of a token at which nothing is to be predicted."""
-
-
-class Kind(Enum):
-    """How a segment is treated by the attention rule, the experts and the losses."""
-
-    TEXT = auto()
-    CLEAN = auto()
-    NOISED = auto()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +25,7 @@ class Segment:
     """One item of the sequence.
 
     Attributes:
-        kind: text, or an image as clean context or as a noised target.
+        kind: text, or an image as context (clean latents, vision) or as a noised target.
         position: RoPE position of the first token (text) or of all tokens (image).
         ids: the token ids of a text, bos and eos included; empty for an image.
         grid: rows and columns of patches of an image; (0, 0) for a text.
@@ -40,6 +33,7 @@ class Segment:
         loss: the text is to be learnt (plans and inspections, never the prompt).
         switch: what must follow the last token: vision_start, bos (more text) or eos (the end); `IGNORE_INDEX`
             where nothing is to be learnt.
+        droppable: may be left out now and then, so that guidance has a context without it.
     """
 
     kind: Kind
@@ -49,10 +43,41 @@ class Segment:
     image: Image | None = None
     loss: bool = False
     switch: int = IGNORE_INDEX
+    droppable: bool = False
 
     def __len__(self) -> int:
         """Number of tokens, boundary tokens included."""
         return len(self.ids) if self.kind is Kind.TEXT else self.grid[0] * self.grid[1] + 2
+
+    @property
+    def next_position(self) -> int:
+        """The position that follows: past a text its length, past an image one, past a noised image none (BAGEL)."""
+        return self.position + {Kind.TEXT: len(self), Kind.NOISED: 0}.get(self.kind, 1)
+
+
+def text_segment(
+    ids: Sequence[int], position: int, control: ControlIds, *, loss: bool = True, switch: int = IGNORE_INDEX
+) -> Segment:
+    """A text: `ids` between bos and eos."""
+    return Segment(kind=Kind.TEXT, position=position, ids=(control.bos, *ids, control.eos), loss=loss, switch=switch)
+
+
+def drop_conditions(segments: Sequence[Segment], drop: Callable[[Segment], bool]) -> list[Segment]:
+    """The sequence without the droppable segments for which `drop` says so (BAGEL's condition dropout).
+
+    A text that is gone gives its positions back, an image does not. What was to be predicted at the end of an image is
+    predicted at the end of the same image's other copy, if that stays.
+    """
+    kept: list[Segment] = []
+    freed = 0
+    for segment in segments:
+        if segment.droppable and drop(segment):
+            freed += len(segment) if segment.kind is Kind.TEXT else 0
+            if segment.kind is Kind.VISION and kept and kept[-1].kind is Kind.CLEAN:
+                kept[-1] = replace(kept[-1], switch=segment.switch)
+            continue
+        kept.append(replace(segment, position=segment.position - freed) if freed else segment)
+    return kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +90,22 @@ class Segmenter:
         noise_copies: noised copies of each drawn image, each with its own timestep and noise, on one clean context.
         text_dropout: probability that a sample is cut to "everything before the last text, then one image", which
             teaches the velocity that text guidance extrapolates from. For a single pass this drops the prompt.
+        latent_dropout, vision_dropout: probability that a clean copy, or what the vision encoder sees of it, is left
+            out, each by itself: what image guidance extrapolates from, and robustness.
         draw_flawed: also learn to draw the drafts in which an error was planted.
+        resize: brings pictures to a size that the stride divides; None takes them as they are.
+        vision: brings pictures to the vision encoder's size; None where the model has no such encoder.
     """
 
     vocabulary: Vocabulary
     stride: int
     noise_copies: int = 1
     text_dropout: float = 0.0
+    latent_dropout: float = 0.0
+    vision_dropout: float = 0.0
     draw_flawed: bool = False
+    resize: ResizeRule | None = None
+    vision: ResizeRule | None = None
 
     def __call__(self, trajectory: Trajectory, rng: np.random.Generator) -> list[Segment]:
         """All segments of one sample, in order.
@@ -84,6 +117,9 @@ class Segmenter:
         if not trajectory.steps or not trajectory.steps[-1].drafts:
             raise ValueError(f"trajectory {trajectory.key!r} does not end in an image; a sample needs one")
         segments = self._segments(trajectory)
+        chances = {Kind.CLEAN: self.latent_dropout, Kind.VISION: self.vision_dropout}
+        if any(chances.values()):  # no random number is drawn where nothing can be dropped
+            segments = drop_conditions(segments, lambda segment: rng.random() < chances[segment.kind])
         drawn = [i for i, segment in enumerate(segments) if segment.kind is Kind.NOISED]
         if drawn and rng.random() < self.text_dropout:
             return self._without_last_text(segments, drawn[rng.integers(len(drawn))])
@@ -92,14 +128,14 @@ class Segmenter:
     def _segments(self, trajectory: Trajectory) -> list[Segment]:
         control = self.vocabulary.control
         first = control.vision_start if trajectory.steps[0].plan is None else control.bos
-        segments = [self.text(self.vocabulary.encode(trajectory.prompt), 0, loss=False, switch=first)]
+        segments = [text_segment(self.vocabulary.encode(trajectory.prompt), 0, control, loss=False, switch=first)]
         planned: list[int] = []
         for step, following in zip(trajectory.steps, (*trajectory.steps[1:], None), strict=True):
             if step.plan is not None:
                 planned += plan_ids(step.plan, self.vocabulary)
             if step.drafts:
                 if planned:
-                    segments.append(self.text(planned, _next(segments), switch=control.vision_start))
+                    segments.append(self._text(planned, segments, control.vision_start))
                     planned = []
                 self._append_drafts(segments, step, last=following is None)
         return segments
@@ -108,31 +144,36 @@ class Segmenter:
         control = self.vocabulary.control
         for number, draft in enumerate(step.drafts, start=1):
             after_image = control.eos if last and draft.inspection is None else control.bos
-            segments += self._image(draft, _next(segments), after_image)
+            segments += self._image(draft, segments[-1].next_position, after_image)
             if draft.inspection is None:
                 continue
             after_last = control.eos if last else control.bos
             after_text = control.vision_start if number < len(step.drafts) else after_last
             ids = inspection_ids(draft.inspection, self.vocabulary)
-            segments.append(self.text(ids, _next(segments), switch=after_text))
+            segments.append(self._text(ids, segments, after_text))
 
-    def text(self, ids: Sequence[int], position: int, *, loss: bool = True, switch: int = IGNORE_INDEX) -> Segment:
-        """A text segment: `ids` between bos and eos."""
-        control = self.vocabulary.control
-        return Segment(
-            kind=Kind.TEXT, position=position, ids=(control.bos, *ids, control.eos), loss=loss, switch=switch
-        )
+    def _text(self, ids: Sequence[int], before: list[Segment], switch: int) -> Segment:
+        return text_segment(ids, before[-1].next_position, self.vocabulary.control, switch=switch)
 
     def _image(self, draft: Draft, position: int, switch: int) -> list[Segment]:
-        height, width = draft.image.shape[:2]
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"a {height}x{width} image does not divide into tokens of {self.stride} pixels; resize it to a multiple"
-            )
-        grid = (height // self.stride, width // self.stride)
-        clean = Segment(kind=Kind.CLEAN, position=position, grid=grid, image=draft.image, switch=switch)
+        image = draft.image if self.resize is None else self.resize(draft.image)
+        clean = Segment(
+            kind=Kind.CLEAN,
+            position=position,
+            grid=_grid(image, self.stride),
+            image=image,
+            switch=switch,
+            droppable=True,
+        )
         copies = self.noise_copies if self.draw_flawed or not draft.flawed else 0
-        return [replace(clean, kind=Kind.NOISED, switch=IGNORE_INDEX)] * copies + [clean]
+        noised = replace(clean, kind=Kind.NOISED, switch=IGNORE_INDEX, droppable=False)
+        if self.vision is None:
+            return [noised] * copies + [clean]
+        seen = self.vision(image)
+        vision = replace(
+            clean, kind=Kind.VISION, position=position + 1, grid=_grid(seen, self.vision.stride), image=seen
+        )
+        return [noised] * copies + [replace(clean, switch=IGNORE_INDEX), vision]
 
     @staticmethod
     def _without_last_text(segments: list[Segment], drawn: int) -> list[Segment]:
@@ -146,7 +187,11 @@ class Segmenter:
         return segments[:cut] + [replace(copy, position=segments[cut].position) for copy in copies]
 
 
-def _next(segments: list[Segment]) -> int:
-    """The position that follows: past a text its length, past a clean image one, past a noised image none."""
-    last = segments[-1]
-    return last.position + (len(last) if last.kind is Kind.TEXT else 0 if last.kind is Kind.NOISED else 1)
+def _grid(image: Image, stride: int) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    if height % stride or width % stride:
+        raise ValueError(
+            f"a {height}x{width} image does not divide into tokens of {stride} pixels; resize it to a multiple "
+            "(segmenter.resize does so)"
+        )
+    return height // stride, width // stride

@@ -12,10 +12,9 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 
 from brushwork.data.datamodule import TrajectoryDataModule
-from brushwork.flow.checkpoint import from_pretrained, save_pretrained
-from brushwork.flow.model import ModelConfig, UnifiedModel
+from brushwork.flow.checkpoint import Bundle, from_pretrained, save_pretrained
+from brushwork.flow.model import UnifiedModel
 from brushwork.tokens.segments import Segmenter
-from brushwork.tokens.vocabulary import WordVocabulary
 from brushwork.trainer.module import ProcessModule
 
 log = logging.getLogger(__name__)
@@ -26,22 +25,9 @@ warnings.filterwarnings("ignore", message=".*LeafSpec")
 warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 
-def read_vocabulary(folder: str | Path) -> WordVocabulary:
-    """The word vocabulary of a built data set.
-
-    Raises:
-        FileNotFoundError: the folder holds no `words.json`.
-    """
-    path = Path(folder) / "words.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; build the data first: lightning build out={folder}")
-    return WordVocabulary.from_json(path.read_text())
-
-
 def fit(
     *,
-    model: Callable[..., ModelConfig],
-    vocabulary: WordVocabulary,
+    model: Callable[[], Bundle],
     segmenter: Callable[..., Segmenter],
     data: Callable[..., TrajectoryDataModule],
     module: Callable[..., ProcessModule],
@@ -55,11 +41,10 @@ def fit(
     """Trains a model and writes it as a folder that `from_pretrained` reads.
 
     Args:
-        model: builds the model's configuration, given `vocab_size`.
-        vocabulary: of the data.
-        segmenter: builds the segmenter, given `vocabulary` and `stride`.
+        model: makes or reads the model, its vocabulary and its autoencoder; called once the seed is set.
+        segmenter: builds the segmenter, given `vocabulary`, `stride` and `vision`.
         data: builds the data module, given `segmenter`.
-        module: builds the training module, given the model.
+        module: builds the training module, given the model and `autoencoder`.
         callbacks, loggers: of the trainer. A callback that is a function is called with `vocabulary`.
         trainer: builds the trainer.
         out: folder of the run: `model/`, `checkpoints/`, `logs/`, `config.yaml`.
@@ -70,9 +55,10 @@ def fit(
         The model folder.
     """
     pl.seed_everything(seed, verbose=False)
-    unified = UnifiedModel(model(vocab_size=len(vocabulary)))
-    streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
-    extra = [c if isinstance(c, pl.Callback) else c(vocabulary=vocabulary) for c in callbacks]
+    bundle = model()
+    unified = bundle.model
+    streams = data(segmenter=_segmenter(segmenter, bundle))
+    extra = [c if isinstance(c, pl.Callback) else c(vocabulary=bundle.vocabulary) for c in callbacks]
     run = trainer(callbacks=extra, logger=list(loggers), default_root_dir=out)
     hooks = run.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
     if not any(isinstance(callback, Timer) for callback in hooks):
@@ -80,7 +66,7 @@ def fit(
     checkpoint = Path(out) / "checkpoints" / "last.ckpt"
     if resume == "auto":
         resume = str(checkpoint) if checkpoint.is_file() else None
-    training = module(unified)
+    training = module(unified, autoencoder=bundle.autoencoder)
     log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.shards))
     run.fit(training, datamodule=streams, ckpt_path=resume)
     folder = Path(out) / "model"
@@ -93,7 +79,7 @@ def fit(
         text = json.dumps(streams.train.set_aside, indent=1)
         (Path(out) / "set_aside.json").write_text(text)
         log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.train.set_aside), out)
-    save_pretrained(training.model, vocabulary, folder)
+    save_pretrained(bundle, folder)
     log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
     return folder
 
@@ -115,14 +101,21 @@ def validate(
         seed: of everything random; the noise has its own in `module`.
     """
     pl.seed_everything(seed, verbose=False)
-    unified, vocabulary = from_pretrained(checkpoint)
-    streams = data(segmenter=segmenter(vocabulary=vocabulary, stride=unified.config.stride))
+    bundle = from_pretrained(checkpoint)
+    streams = data(segmenter=_segmenter(segmenter, bundle))
     run = trainer(callbacks=[], logger=False, default_root_dir=out)
-    results = run.validate(module(unified), datamodule=streams, verbose=False)[0]
+    training = module(bundle.model, autoencoder=bundle.autoencoder)
+    results = run.validate(training, datamodule=streams, verbose=False)[0]
     Path(out).mkdir(parents=True, exist_ok=True)
     (Path(out) / "validate.json").write_text(json.dumps(results, indent=1))
     log.info("%s", {name: round(value, 4) for name, value in results.items()})
     return dict(results)
+
+
+def _segmenter(segmenter: Callable[..., Segmenter], bundle: Bundle) -> Segmenter:
+    config = bundle.model.config
+    vision = config.vision.resize if config.vision else None
+    return segmenter(vocabulary=bundle.vocabulary, stride=config.stride, vision=vision)
 
 
 def _millions(model: UnifiedModel) -> float:

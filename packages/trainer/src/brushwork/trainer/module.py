@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 
-from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder
+from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder, check_autoencoder
 from brushwork.flow.loss import LossTerms, cross_entropy, flow_error
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import interpolate, sample_timesteps
-from brushwork.tokens.images import patchify
+from brushwork.tokens.images import patchify, vision_patches
 from brushwork.tokens.packing import CLEAN, PackedBatch
 from brushwork.trainer.optim import warmup_cosine
 
@@ -35,7 +35,14 @@ class ProcessModule(pl.LightningModule):
             own imperfect drafts.
         warmup_steps: optimiser steps of linear warm-up.
         lr_floor: share of the learning rate that is left at the end of the cosine.
+        weigh_texts: each text counts with the square root of its length instead of its length (BAGEL's option
+            `ce_loss_reweighting`).
+        sample_latents: latents are drawn from the autoencoder's posterior, as BAGEL does, instead of being its mean.
+        activation_checkpointing, compile: see `UnifiedModel`.
         seed: of noise and timesteps. They depend on (seed, rank, step) alone, so a resumed run draws the same.
+
+    Raises:
+        ValueError: the autoencoder is another model's.
     """
 
     def __init__(
@@ -49,11 +56,20 @@ class ProcessModule(pl.LightningModule):
         context_noise: float = 0.0,
         warmup_steps: int = 100,
         lr_floor: float = 0.0,
+        weigh_texts: bool = False,
+        sample_latents: bool = False,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self.autoencoder = autoencoder or PixelAutoencoder()
+        check_autoencoder(self.autoencoder, model.config.latent_channels, model.config.latent_downsample)
+        model.checkpoint_activations(activation_checkpointing)
+        if compile:
+            model.compile_experts()
+        self.weigh_texts, self.sample_latents = weigh_texts, sample_latents
         self.make_optimizer = optimizer
         self.lambda_ce, self.timestep_shift, self.context_noise = lambda_ce, timestep_shift, context_noise
         self.warmup_steps, self.lr_floor, self.seed = warmup_steps, lr_floor, seed
@@ -66,7 +82,7 @@ class ProcessModule(pl.LightningModule):
 
     def losses(self, batch: PackedBatch, generator: torch.Generator) -> LossTerms:
         """Draws noise and timesteps for a batch and evaluates the model on it."""
-        patches = self._encode(batch)
+        patches = self._encode(batch, generator)
         noise = torch.randn(patches.shape, generator=generator).to(patches)
         draws = sample_timesteps(batch.num_draws, shift=self.timestep_shift, generator=generator).to(patches)
         noised = batch.patch_draw != CLEAN
@@ -74,27 +90,35 @@ class ProcessModule(pl.LightningModule):
         timesteps[noised] = draws[batch.patch_draw[noised]]
         x_t = interpolate(patches, noise, timesteps)
         x_t[~noised] += self.context_noise * noise[~noised]
-        prediction = self.model(batch, x_t, timesteps)
+        prediction = self.model(batch, x_t, timesteps, self._pixels(batch))
+        weights = batch.text_weights if self.weigh_texts else None
         return LossTerms(
-            text=cross_entropy(prediction.text_logits, batch.text_labels),
+            text=cross_entropy(prediction.text_logits, batch.text_labels, weights),
             switch=cross_entropy(prediction.switch_logits, batch.switch_labels),
             flow=flow_error(prediction.velocity, (noise - patches)[noised]),
         )
 
     @torch.no_grad()
-    def _encode(self, batch: PackedBatch) -> Float[Tensor, "patches dim"]:
+    def _encode(self, batch: PackedBatch, generator: torch.Generator) -> Float[Tensor, "patches dim"]:
         """Latent tokens of every image patch of the batch.
 
         Images are encoded one size at a time: padding them to a common size would change the latents (BAGEL).
         """
-        patch = self.model.config.latent_patch_size
+        patch, noise = self.model.config.latent_patch_size, generator if self.sample_latents else None
         sizes = {tuple(image.shape) for image in batch.images}
         if len(sizes) == 1:
-            tokens = patchify(self.autoencoder.encode(torch.stack(batch.images)), patch).flatten(0, 1)
+            tokens = patchify(self.autoencoder.encode(torch.stack(batch.images), noise), patch).flatten(0, 1)
         else:
-            encoded = [patchify(self.autoencoder.encode(image[None]), patch)[0] for image in batch.images]
+            encoded = [patchify(self.autoencoder.encode(image[None], noise), patch)[0] for image in batch.images]
             tokens = torch.cat(encoded) if encoded else torch.zeros((0, self.model.config.patch_dim))
         return tokens.to(self.device)[batch.patch_source]
+
+    def _pixels(self, batch: PackedBatch) -> Float[Tensor, "vision dim"] | None:
+        """What the vision encoder reads; None where the batch shows it nothing."""
+        if self.model.config.vision is None or not batch.vision_images:
+            return None
+        patch = self.model.config.vision.patch_size
+        return torch.cat([vision_patches(image, patch) for image in batch.vision_images]).to(self.device)
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """The loss of one pack."""

@@ -1,0 +1,280 @@
+"""Many sequences in one cache: reading texts and images, and drawing under guidance.
+
+Every sequence has the contexts that guidance compares: all of it, all but the last text, and all but the images. The
+second is a shorter view of the first. The third shares the first's beginning, up to the first image, and reads later
+texts by itself, not before somebody draws.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from brushwork.flow.autoencoder import Autoencoder, check_autoencoder
+from brushwork.flow.cache import Context
+from brushwork.flow.guidance import Guidance
+from brushwork.flow.model import Memory, Plan, UnifiedModel
+from brushwork.flow.solver import Velocity
+from brushwork.tokens.attention import Kind
+from brushwork.tokens.images import patchify, unpatchify, vision_patches
+from brushwork.tokens.packing import PackedBatch, pack
+from brushwork.tokens.segments import Segment
+from brushwork.tokens.trajectory import Image
+from brushwork.tokens.vocabulary import ControlIds
+
+_WANTED = 0
+"""Any switch label marks a last token whose logits are wanted; which one does not matter."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Branches:
+    """One sequence's contexts, and what it has cost.
+
+    Attributes:
+        main: all that was read and drawn.
+        before_text: mark of `main` before the last text.
+        without_images: the texts alone; None as long as that is `main` itself, or nobody needs it.
+        unread: ids that `without_images` has yet to read.
+        forwards: evaluations of the model that this sequence took part in, each branch counted.
+        prefilled: tokens that were written into the cache.
+    """
+
+    main: Context
+    before_text: tuple[int, int] = (0, 0)
+    without_images: Context | None = None
+    unread: list[int] = field(default_factory=list)
+    forwards: int = 0
+    prefilled: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DrawingPlan:
+    """One evaluation of a velocity: every image once in each of its contexts."""
+
+    batch: PackedBatch
+    plan: Plan
+    owner: Int[Tensor, " samples"]
+    """Which image a sample of the batch draws."""
+    roles: list[Int[Tensor, " images"]]
+    """Of each image, its sample in full context, without the last text, without images."""
+
+
+class Engine:
+    """A batch of sequences.
+
+    Args:
+        model: in evaluation mode.
+        autoencoder: its own.
+        control: control ids of its vocabulary.
+        guidance: of drawing.
+        rows: number of sequences.
+        capacity: most tokens a sequence can come to.
+        text_capacity: most tokens of its texts.
+        patches: latent patches of the largest image to be drawn.
+
+    Raises:
+        ValueError: the autoencoder is another model's.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedModel,
+        autoencoder: Autoencoder,
+        control: ControlIds,
+        guidance: Guidance,
+        *,
+        rows: int,
+        capacity: int,
+        text_capacity: int,
+        patches: int,
+    ) -> None:
+        check_autoencoder(autoencoder, model.config.latent_channels, model.config.latent_downsample)
+        self.model, self.autoencoder, self.control, self.guidance = model, autoencoder, control, guidance
+        self._text_capacity = text_capacity if guidance.uses_images else 0
+        self.cache = model.new_cache(rows * (capacity + self._text_capacity), scratch=3 * rows * (patches + 2))
+        self.rows = [Branches(main=self.cache.context(capacity)) for _ in range(rows)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embed_tokens.weight.device
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read_text(self, texts: Sequence[Sequence[int]]) -> Float[Tensor, "reading vocab"]:
+        """Reads some ids in each sequence (none: it rests), the whole of a text `bos … eos` or a part.
+
+        Returns:
+            Logits behind the last id of each sequence that was given any.
+        """
+        samples, contexts = [], []
+        for row, ids in zip(self.rows, texts, strict=True):
+            length, position = row.main.mark
+            if ids:
+                samples.append([Segment(kind=Kind.TEXT, position=position, ids=tuple(ids), switch=_WANTED)])
+                contexts.append(row.main)
+                self._count(row, len(ids))
+            for offset, token in enumerate(ids):
+                if token == self.control.bos:
+                    row.before_text = (length + offset, position + offset)
+            if row.without_images is not None:
+                row.unread += ids
+        return self._read(samples, contexts)
+
+    def read_images(self, images: Sequence[Image | None]) -> Float[Tensor, "reading vocab"]:
+        """Reads a picture in each sequence (None: it rests): its latents without noise, then what the encoder sees.
+
+        Returns:
+            Logits behind the image of each sequence that was given one.
+
+        Raises:
+            ValueError: a side that the autoencoder or the patches do not divide, a picture beyond the position tables.
+        """
+        latents = [None if image is None else self._latents(image) for image in images]
+        if self.model.config.vision is None:
+            return self.read_patches(latents)
+        resize = self.model.config.vision.resize
+        return self.read_patches(latents, [None if image is None else self._pixels(resize(image)) for image in images])
+
+    def _latents(self, image: Image) -> Float[Tensor, "channels h w"]:
+        return self.autoencoder.encode(torch.tensor(image)[None].to(self.device))[0]
+
+    def _pixels(self, image: Image) -> tuple[Float[Tensor, "n dim"], tuple[int, int]]:
+        assert self.model.config.vision is not None
+        patch = self.model.config.vision.patch_size
+        return vision_patches(image, patch).to(self.device), (image.shape[0] // patch, image.shape[1] // patch)
+
+    def read_patches(
+        self,
+        latents: Sequence[Float[Tensor, "channels _ _"] | None],
+        pixels: Sequence[tuple[Float[Tensor, "_ dim"], tuple[int, int]] | None] = (),
+    ) -> Float[Tensor, "reading vocab"]:
+        """Reads images that are encoded already, see `read_images`.
+
+        Args:
+            latents: scaled latents; None where a sequence rests.
+            pixels: patches for the vision encoder and their grid; empty for a model without one.
+        """
+        patch, samples, contexts, patches = self.model.config.latent_patch_size, [], [], []
+        for row, image, seen in zip(self.rows, latents, pixels or [None] * len(latents), strict=True):
+            if image is None:
+                continue
+            if self.guidance.uses_images and row.without_images is None:
+                row.without_images = self.cache.context(self._text_capacity, shared=row.main)
+            grid = (image.shape[1] // patch, image.shape[2] // patch)
+            sample = [Segment(kind=Kind.CLEAN, position=row.main.position, grid=grid)]
+            if seen is not None:
+                sample.append(Segment(kind=Kind.VISION, position=row.main.position + 1, grid=seen[1]))
+            last = sample.pop()
+            samples.append([*sample, Segment(kind=last.kind, position=last.position, grid=last.grid, switch=_WANTED)])
+            contexts.append(row.main)
+            patches.append(patchify(image[None].float(), patch)[0])
+            self._count(row, sum(map(len, samples[-1])))
+        seen_pixels = [item[0] for item in pixels if item is not None]
+        return self._read(samples, contexts, torch.cat(patches), torch.cat(seen_pixels) if seen_pixels else None)
+
+    @torch.no_grad()
+    def _read(
+        self,
+        samples: list[list[Segment]],
+        contexts: list[Context],
+        patches: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> Float[Tensor, "samples vocab"]:
+        """Keeps one sample in each context."""
+        batch = pack(samples, self.control).to(self.device)
+        if patches is None:
+            patches = torch.zeros((0, self.model.config.patch_dim), device=self.device)
+        plan = self.model.plan(batch, Memory(cache=self.cache, contexts=contexts))
+        timesteps = torch.zeros(len(patches), device=self.device)
+        prediction = self.model(batch, patches, timesteps, pixels, plan)
+        for context, sample in zip(contexts, samples, strict=True):
+            context.position = sample[-1].next_position
+        return prediction.switch_logits
+
+    @staticmethod
+    def _count(row: Branches, tokens: int) -> None:
+        row.forwards += 1
+        row.prefilled += tokens
+
+    # -- drawing ------------------------------------------------------------------------------------------------------
+
+    def views(self, numbers: Sequence[int]) -> list[list[Context]]:
+        """The contexts in which sequences would draw now: all of it, then those that guidance asks for.
+
+        They stay valid whatever is read afterwards.
+        """
+        rows = [self.rows[number] for number in numbers]
+        late = [row for row in rows if row.without_images is not None and row.unread]
+        if late:
+            samples, contexts = [], []
+            for row in late:
+                assert row.without_images is not None
+                position = row.without_images.position
+                samples.append([Segment(kind=Kind.TEXT, position=position, ids=tuple(row.unread))])
+                contexts.append(row.without_images)
+                self._count(row, len(row.unread))
+                row.unread = []
+            self._read(samples, contexts)
+        return [self._views(row) for row in rows]
+
+    def _views(self, row: Branches) -> list[Context]:
+        if self.guidance.text_scale <= 1:
+            return [row.main.view()]
+        images = [] if row.without_images is None else [row.without_images.view()]
+        return [row.main.view(), row.main.view(row.before_text), *images]
+
+    def velocity(self, views: Sequence[Sequence[Context]], grid: tuple[int, int]) -> Velocity:
+        """The guided velocity of an image in each of some contexts, all at one time. Nothing is kept in the cache.
+
+        Args:
+            views: of each image, as `views` gives them.
+            grid: rows and columns of latent patches.
+        """
+        plans: dict[bool, _DrawingPlan] = {}
+
+        @torch.no_grad()
+        def velocity(x: Tensor, timestep: float) -> Tensor:
+            guided = self.guidance.active(timestep)
+            if guided not in plans:
+                plans[guided] = self._plan(views if guided else [each[:1] for each in views], grid)
+            return self._velocity(plans[guided], x, timestep)
+
+        return velocity
+
+    def _plan(self, views: Sequence[Sequence[Context]], grid: tuple[int, int]) -> _DrawingPlan:
+        contexts = [context for each in views for context in each]
+        segments = [Segment(kind=Kind.NOISED, position=context.position, grid=grid) for context in contexts]
+        batch = pack([[segment] for segment in segments], self.control).to(self.device)
+        plan = self.model.plan(batch, Memory(cache=self.cache, contexts=contexts, keep=False))
+        counts = torch.tensor([len(each) for each in views])
+        first = counts.cumsum(0) - counts
+        roles = [
+            first + torch.full_like(counts, role).where(counts > role, 0) for role in range(3)
+        ]  # the main one else
+        owner = torch.arange(len(views)).repeat_interleave(counts)
+        return _DrawingPlan(
+            batch=batch, plan=plan, owner=owner.to(self.device), roles=[role.to(self.device) for role in roles]
+        )
+
+    def _velocity(self, drawing: _DrawingPlan, x: Tensor, timestep: float) -> Tensor:
+        patches = x[drawing.owner]
+        timesteps = torch.full((patches.shape[0] * patches.shape[1],), timestep, device=self.device)
+        velocity = self.model(drawing.batch, patches.flatten(0, 1), timesteps, plan=drawing.plan).velocity
+        velocity = velocity.float().view(patches.shape)
+        if len(drawing.owner) == len(x):
+            return velocity
+        main, without_text, without_images = (velocity[role] for role in drawing.roles)
+        return self.guidance(main, without_text, without_images)
+
+    def pictures(self, x: Float[Tensor, "images tokens dim"], grid: tuple[int, int]) -> list[Image]:
+        """Drawn tokens as pictures, decoded one by one."""
+        latents = unpatchify(x, self.model.config.latent_patch_size, grid)
+        return [self.autoencoder.decode(each[None])[0].cpu().numpy() for each in latents]
+
+    def drawing_forwards(self, views: Iterable[Context], timesteps: Iterable[float]) -> int:
+        """Evaluations that an image takes: one a timestep, and where guidance is on one for each branch."""
+        branches = len(list(views))
+        return sum(branches if self.guidance.active(timestep) else 1 for timestep in timesteps)
