@@ -1,5 +1,6 @@
 """What every test runs under: one thread, and types and shapes checked at each call."""
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores make a tiny model a hundred times slower
@@ -56,3 +57,33 @@ def tiny_tokenizer():
 
     vocabulary = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=_QWEN_SPECIAL)
+
+
+@pytest.fixture
+def tiny_bagel(tmp_path, tiny_tokenizer) -> Path:
+    """A folder of the published layout: vision encoder, FLUX autoencoder, a tokenizer that knows no tags."""
+    from safetensors.torch import save_file
+
+    from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig
+    from brushwork.flow.model import ModelConfig, UnifiedModel
+    from brushwork.flow.published import llm_json, published_name, vit_json
+    from brushwork.flow.vision import VisionConfig
+
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, patch_size=14, image_size=56)
+    config = ModelConfig(
+        vocab_size=len(tiny_tokenizer) + 6, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+        num_kv_heads=2, latent_channels=4, latent_downsample=2, latent_patch_size=2, max_latent_size=10,
+        vision=VisionConfig(**sizes),
+    )  # fmt: skip
+    model = UnifiedModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path / "tiny-bagel"
+    tiny_tokenizer.save_pretrained(folder)
+    (folder / "llm_config.json").write_text(json.dumps(llm_json(config)))
+    (folder / "vit_config.json").write_text(json.dumps(vit_json(VisionConfig(**sizes))))
+    save_file({published_name(k): v for k, v in model.state_dict().items()}, folder / "ema.safetensors")
+    flux = FluxConfig(width=32, multipliers=(1, 2), num_blocks=1, channels=4)
+    save_file(FluxAutoencoder(flux).state_dict(), folder / "ae.safetensors")
+    return folder

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from brushwork.flow import kernels
 from brushwork.flow.cache import KVCache
-from brushwork.flow.model import Memory
+from brushwork.flow.model import Continuation, Prediction
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.packing import CLEAN, pack
 from brushwork.tokens.segments import Segment
@@ -59,10 +59,31 @@ def test_rollback_frees_the_last_slots():
     assert memory.place([2], [main], keep=True).tolist() == [4, 5]
 
 
+def test_rollback_never_touches_what_is_shared():
+    memory = cache()
+    main = memory.context(4)
+    memory.place([4], [main], keep=True)  # full, so that the branch's own room lies right behind
+    branch = memory.context(6, shared=main)
+    memory.place([3], [branch], keep=True)
+    branch.rollback((5, 5))
+    assert branch.slots().tolist() == [0, 1, 2, 3, 4]
+    assert memory.place([2], [branch], keep=True).tolist() == [5, 6]
+    with pytest.raises(ValueError, match="the first 4 are another context's"):
+        branch.rollback((2, 2))
+
+
+def test_a_batch_that_does_not_fit_changes_nothing():
+    memory = cache()
+    one, two = memory.context(10), memory.context(2)
+    with pytest.raises(ValueError, match="3 more tokens"):
+        memory.place([2, 3], [one, two], keep=True)
+    assert len(one) == 0 and one.free == (0, 10)
+
+
 def test_full_memories_say_so():
     memory = cache(num_slots=8)
     one = memory.context(6)
-    with pytest.raises(ValueError, match="exceed a memory of 8"):
+    with pytest.raises(ValueError, match="exceed a cache of 8"):
         memory.context(3)
     with pytest.raises(ValueError, match="capacity of a context"):
         memory.place([7], [one], keep=True)
@@ -85,27 +106,23 @@ def segments(items) -> list[Segment]:
 
 
 @given(sequences=SEQUENCES, data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_cached_equals_packed_on_any_interleaving(seeing_model, vocabulary, sequences, data):
-    """Sequences of any segments, fed in pieces that are cut anywhere, alone or together, with noised images in between.
+    """Sequences of any segments in one cache, fed in pieces in any order, alone or several in one batch.
 
-    Texts may be cut inside; images are fed whole, as they look at themselves.
+    Texts may be cut inside; images are fed whole, as they look at themselves. On the way any sequence may read
+    something else and go back.
     """
     model, control = seeing_model, vocabulary.control
     samples = [segments(items) for items in sequences]
     whole = pack(samples, control)
-    generator = torch.Generator().manual_seed(0)
-    patches = torch.randn((len(whole.patch_index), model.config.patch_dim), generator=generator)
-    pixels = torch.randn((len(whole.vision_index), model.config.vision.patch_dim), generator=generator)
-    timesteps = torch.where(whole.patch_draw == CLEAN, 0.0, 0.7)
+    inputs = _inputs(model, whole)
     short = data.draw(st.sampled_from([0, kernels.SHORT]))
     before, kernels.SHORT = kernels.SHORT, short
     try:
         with torch.no_grad():
-            expected = model(whole, patches, timesteps, pixels if len(pixels) else None)
-            found = [
-                _fed(model, sample, i, samples, patches, pixels, control, data) for i, sample in enumerate(samples)
-            ]
+            expected = model(whole, *inputs)
+            found = _fed(model, samples, inputs, control, data)
     finally:
         kernels.SHORT = before
     for name in ("switch_logits", "velocity"):
@@ -113,32 +130,82 @@ def test_cached_equals_packed_on_any_interleaving(seeing_model, vocabulary, sequ
         torch.testing.assert_close(parts, getattr(expected, name), atol=1e-4, rtol=1e-4)
 
 
-def _fed(model, sample, number, samples, patches, pixels, control, data):
-    """The predictions of one sample's pieces, each behind what was kept of those before."""
+def _inputs(model, batch):
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn((len(batch.patch_index), model.config.patch_dim), generator=generator)
+    pixels = torch.randn((len(batch.vision_index), model.config.vision.patch_dim), generator=generator)
+    return patches, torch.where(batch.patch_draw == CLEAN, 0.0, 0.7), pixels
 
-    def count(kinds, of):
-        return sum(len(s) - 2 for s in of if s.kind in kinds)
 
-    latent = (Kind.CLEAN, Kind.NOISED)
-    earlier = [segment for other in samples[:number] for segment in other]
-    at, seen = count(latent, earlier), count((Kind.VISION,), earlier)
-    memory = model.new_cache(200, scratch=50)
-    context = memory.context(200)
-    predictions = []
+def _pieces(sample, data) -> list[Segment]:
+    """The segments, some texts cut in two."""
+    pieces = []
     for segment in sample:
-        pieces = [segment]
         if segment.kind is Kind.TEXT and data.draw(st.booleans()):
-            first = Segment(kind=Kind.TEXT, position=segment.position, ids=segment.ids[:1])
-            pieces = [first, Segment(kind=Kind.TEXT, position=segment.position + 1, ids=segment.ids[1:], switch=0)]
-        for piece in pieces:
-            batch = pack([[piece]], control)
-            plan = model.plan(batch, Memory(cache=memory, contexts=[context], keep=piece.kind is not Kind.NOISED))
-            latents = patches[at : at + len(batch.patch_index)]
-            looks = pixels[seen : seen + len(batch.vision_index)]
-            times = torch.where(batch.patch_draw == CLEAN, 0.0, 0.7)
-            predictions.append(model(batch, latents, times, looks if len(looks) else None, plan))
-            at, seen = at + len(latents), seen + len(looks)
-    return predictions
+            pieces.append(Segment(kind=Kind.TEXT, position=segment.position, ids=segment.ids[:1]))
+            segment = Segment(kind=Kind.TEXT, position=segment.position + 1, ids=segment.ids[1:], switch=0)
+        pieces.append(segment)
+    return pieces
+
+
+LATENT, VISION = (Kind.CLEAN, Kind.NOISED), (Kind.VISION,)
+
+
+def _fed(model, samples, inputs, control, data):
+    """The predictions of each sample's pieces; some of the samples take part in each evaluation."""
+
+    def split(x, kinds):
+        return list(x.split([sum(len(s) - 2 for s in sample if s.kind in kinds) for sample in samples]))
+
+    stores = {LATENT: split(inputs[0], LATENT), VISION: split(inputs[2], VISION)}
+    queues, found = [_pieces(sample, data) for sample in samples], [[] for _ in samples]
+    memory = model.new_cache(200 * len(samples), scratch=100)
+    contexts = [memory.context(200) for _ in samples]
+    while any(queues):
+        waiting = [i for i, queue in enumerate(queues) if queue]
+        chosen = data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True))
+        noised = queues[chosen[0]][0].kind is Kind.NOISED
+        chosen = [i for i in chosen if (queues[i][0].kind is Kind.NOISED) is noised]
+        if data.draw(st.booleans()):
+            _digress(model, memory, contexts[chosen[0]], control)
+        pieces = [queues[i].pop(0) for i in chosen]
+        predictions = _evaluate(model, memory, pieces, chosen, contexts, stores, control)
+        for i, prediction in zip(chosen, predictions, strict=True):
+            found[i].append(prediction)
+    return found
+
+
+def _digress(model, memory, context, control) -> None:
+    """Reads something and forgets it."""
+    mark = context.mark
+    batch = pack([[Segment(kind=Kind.TEXT, position=99, ids=(3, 4, 5))]], control)
+    model(batch, *_inputs(model, batch), plan=model.plan(batch, Continuation(cache=memory, contexts=[context])))
+    context.rollback(mark)
+
+
+def _evaluate(model, memory, pieces, chosen, contexts, stores, control):
+    """One evaluation of a piece of some samples; their predictions one by one."""
+    batch = pack([[piece] for piece in pieces], control)
+    keep = pieces[0].kind is not Kind.NOISED
+    plan = model.plan(batch, Continuation(cache=memory, contexts=[contexts[i] for i in chosen], keep=keep))
+    given = {LATENT: [], VISION: []}
+    for kinds, store in stores.items():
+        for i, piece in zip(chosen, pieces, strict=True):
+            count = len(piece) - 2 if piece.kind in kinds else 0
+            given[kinds].append(store[i][:count])
+            store[i] = store[i][count:]
+    times = torch.where(batch.patch_draw == CLEAN, 0.0, 0.7)
+    prediction = model(batch, torch.cat(given[LATENT]), times, torch.cat(given[VISION]), plan)
+    switches = iter(prediction.switch_logits)
+    velocities = iter(prediction.velocity.split([len(part) * (not keep) for part in given[LATENT]]))
+    return [
+        Prediction(
+            text_logits=prediction.text_logits[:0],
+            switch_logits=next(switches)[None] if piece.switch == 0 else prediction.switch_logits[:0],
+            velocity=next(velocities),
+        )
+        for piece in pieces
+    ]
 
 
 def test_sequences_in_one_memory_do_not_meet(model, vocabulary):
@@ -148,7 +215,7 @@ def test_sequences_in_one_memory_do_not_meet(model, vocabulary):
     contexts = [memory.context(10), memory.context(10)]
     empty = torch.zeros((0, model.config.patch_dim)), torch.zeros(0)
     batch = pack([[text] for text in texts], vocabulary.control)
-    together = model(batch, *empty, plan=model.plan(batch, Memory(cache=memory, contexts=contexts)))
+    together = model(batch, *empty, plan=model.plan(batch, Continuation(cache=memory, contexts=contexts)))
     alone = [model(pack([[text]], vocabulary.control), *empty).switch_logits for text in texts]
     torch.testing.assert_close(together.switch_logits, torch.cat(alone), atol=1e-5, rtol=1e-4)
     assert np.array_equal(contexts[1].slots(), np.arange(10, 13))

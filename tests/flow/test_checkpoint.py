@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,36 +13,17 @@ from safetensors.torch import load_file, save_file
 from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig, PixelAutoencoder
 from brushwork.flow.checkpoint import Bundle, from_pretrained, load_model, save_pretrained, weights_fingerprint
 from brushwork.flow.model import ModelConfig, UnifiedModel
-from brushwork.flow.published import PATCH_EMBEDDING, llm_json, model_config, published_name, vit_json
+from brushwork.flow.published import PATCH_EMBEDDING, model_config, published_name
 from brushwork.flow.vision import VisionConfig
 from brushwork.tokens.vocabulary import QwenVocabulary, WordVocabulary
 
-SIZES = dict(hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, max_latent_size=4)
 VISION = VisionConfig(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, patch_size=14, image_size=56)
 FLUX = FluxConfig(width=32, multipliers=(1, 2), num_blocks=1, channels=4)
 
 
-def bagel(vocab_size: int) -> UnifiedModel:
-    """A tiny model of BAGEL's kind."""
-    torch.manual_seed(0)
-    latent = dict(latent_channels=4, latent_downsample=2, latent_patch_size=2)
-    model = UnifiedModel(ModelConfig(vocab_size=vocab_size, vision=VISION, **SIZES, **latent))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return model
-
-
 @pytest.fixture
-def folder(tmp_path, tiny_tokenizer):
-    """A published folder: no configuration of ours, a tokenizer that knows no tags."""
-    model = bagel(len(tiny_tokenizer) + 6)
-    tiny_tokenizer.save_pretrained(tmp_path)
-    (tmp_path / "llm_config.json").write_text(json.dumps(llm_json(model.config)))
-    (tmp_path / "vit_config.json").write_text(json.dumps(vit_json(VISION)))
-    save_file({published_name(k): v for k, v in model.state_dict().items()}, tmp_path / "ema.safetensors")
-    torch.manual_seed(1)
-    save_file(FluxAutoencoder(FLUX).state_dict(), tmp_path / "ae.safetensors")
-    return tmp_path
+def folder(tiny_bagel):
+    return tiny_bagel
 
 
 def equal(one: UnifiedModel, other: UnifiedModel) -> bool:
@@ -51,7 +33,8 @@ def equal(one: UnifiedModel, other: UnifiedModel) -> bool:
 
 def test_a_published_folder_is_read_and_written_bit_for_bit(folder, tmp_path_factory):
     bundle = from_pretrained(folder)
-    assert equal(bundle.model, bagel(bundle.model.config.vocab_size))
+    stored = load_file(folder / "ema.safetensors")
+    assert all(torch.equal(stored[published_name(name)], t) for name, t in bundle.model.state_dict().items())
     assert bundle.model.config.vision == VISION
     assert isinstance(bundle.autoencoder, FluxAutoencoder) and bundle.autoencoder.config == FLUX
     assert isinstance(bundle.vocabulary, QwenVocabulary)
@@ -159,6 +142,48 @@ def test_a_vocabulary_that_is_too_large(folder, tiny_tokenizer):
     tiny_tokenizer.add_tokens([f"extra{i}" for i in range(20)])
     tiny_tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="embedding rows"):
+        from_pretrained(folder)
+
+
+def test_another_model_in_the_same_folder_leaves_nothing_behind(folder, model, vocabulary):
+    """A mini model over a BAGEL, and a BAGEL over a mini model."""
+    bagel = from_pretrained(folder)
+    mini = Bundle(model=model, vocabulary=vocabulary, autoencoder=PixelAutoencoder())
+    save_pretrained(mini, folder)
+    assert equal(from_pretrained(folder).model, model)
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json", "llm_config.json", "ema.safetensors", "vocabulary.json",
+    }  # fmt: skip
+    save_pretrained(bagel, folder)
+    again = from_pretrained(folder)
+    assert equal(again.model, bagel.model) and isinstance(again.vocabulary, QwenVocabulary)
+
+
+def test_scale_and_shift_of_latents_survive(folder):
+    bundle = from_pretrained(folder)
+    bundle.autoencoder.config = replace(bundle.autoencoder.config, scale=0.5, shift=0.2)
+    save_pretrained(bundle, folder)
+    assert from_pretrained(folder).autoencoder.config == replace(FLUX, scale=0.5, shift=0.2)
+
+
+def test_the_fingerprint_sees_every_matrix(folder):
+    before = weights_fingerprint(folder)
+    for name in load_file(folder / "ema.safetensors"):
+        if name.endswith("proj.weight"):
+            weights = load_file(folder / "ema.safetensors")
+            weights[name][0, 0] += 1
+            save_file(weights, folder / "changed.safetensors")
+            os.replace(folder / "changed.safetensors", folder / "ema.safetensors")
+            assert weights_fingerprint(folder) != before, name
+            before = weights_fingerprint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("llm_config.json", "{}"), ("config.json", '{"format": "brushwork.unified"}')]
+)
+def test_a_configuration_that_lacks_a_key(folder, name, text):
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match="lacks or misspells a key"):
         from_pretrained(folder)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig
 from brushwork.flow.generate import Sampling, TrajectoryGenerator, assemble
 from brushwork.flow.guidance import Guidance
 from brushwork.tokens.trajectory import Inspection, Plan
@@ -71,3 +72,103 @@ def test_texts_that_reach_their_limit_end_well(model, vocabulary, max_text):
     prompts = ["a red circle"] * 24
     for trajectory in TrajectoryGenerator(model, vocabulary, sampling)(prompts, range(24)):
         assert trajectory.final_image.shape == (16, 16, 3)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def make(model, vocabulary, **changes):
+    settings = dict(image_size=(16, 16), num_steps=6, temperature=1.0, max_images=3, max_text=6)
+    return TrajectoryGenerator(model, vocabulary, Sampling(**{**settings, **changes}))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_model_that_sees(seeing_model, vocabulary, scale):
+    """Every image is read back twice, and guidance by images has a branch of its own; still no row meets another."""
+    guidance = Guidance(text_scale=2.0, image_scale=scale)
+    generator = make(seeing_model, vocabulary, guidance=guidance, temperature=20.0)
+    prompts, seeds = PROMPTS * 3, list(range(9))
+    together, alone = generator(prompts, seeds), [generator([p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert max(len(list(t.drafts)) for t in together) > 1
+    for one, other in zip(together, alone, strict=True):
+        assert words(one) == words(other)
+        assert one.meta["cost"]["model_forwards"] == other.meta["cost"]["model_forwards"]
+        for a, b in zip(one.drafts, other.drafts, strict=True):
+            assert np.abs(a.image.astype(int) - b.image).max() <= 1
+
+
+def test_drafts_in_fewer_steps(model, vocabulary):
+    """The answer is drawn in full, from the noise of its draft; what else is written stays as it is."""
+    quick, full = make(model, vocabulary, draft_steps=2), make(model, vocabulary, num_steps=2)
+    for fast, slow in zip(quick(PROMPTS, [1, 2, 3]), full(PROMPTS, [1, 2, 3]), strict=True):
+        assert [plan for plan, _ in words(fast)] == [plan for plan, _ in words(slow)]
+        *drafts, _ = fast.drafts
+        for a, b in zip(drafts, slow.drafts, strict=False):
+            assert np.array_equal(a.image, b.image)
+        count = len(list(fast.drafts))
+        last = 6 if count == 3 else 2 + 6  # a third image is known to be the last one
+        assert fast.meta["cost"]["denoise_steps"] == 2 * (count - 1) + last
+    single = make(model, vocabulary, single_pass=True)(PROMPTS, [1, 2, 3])
+    drafted = make(model, vocabulary, single_pass=True, draft_steps=2)(PROMPTS, [1, 2, 3])
+    for one, other in zip(single, drafted, strict=True):
+        assert np.array_equal(one.final_image, other.final_image)
+        assert other.meta["cost"]["denoise_steps"] == 6
+
+
+def test_an_answer_that_was_a_draft_is_what_a_full_drawing_gives(model, vocabulary):
+    """One image in the same context: drawn at once in full, or first as a draft."""
+    at_once, later = make(model, vocabulary), make(model, vocabulary, draft_steps=1)
+    for seed in range(12):
+        a, b = (generator(["a red circle"], [seed])[0] for generator in (at_once, later))
+        if len(list(b.drafts)) == 1 == len(list(a.drafts)):
+            assert np.array_equal(a.final_image, b.final_image)
+            return
+    pytest.fail("no seed gave a single image")
+
+
+def test_a_single_pass_is_one_image_and_nothing_in_vain(model, vocabulary):
+    (trajectory,) = make(model, vocabulary, single_pass=True)(["a red circle"], [0])
+    assert [step.plan for step in trajectory.steps] == [None]
+    cost = trajectory.meta["cost"]
+    assert cost["model_forwards"] == 1 + 6  # the prompt and the steps: the image is not read back
+    assert cost["prefilled_tokens"] == 5
+
+
+def test_evaluating_every_other_step(model, vocabulary):
+    (trajectory,) = make(model, vocabulary, single_pass=True, evaluate_every=2)(["a red circle"], [0])
+    assert trajectory.meta["cost"]["model_forwards"] == 1 + 4  # three at the start, then steps 5 of 4, 5, 6
+
+
+def test_no_prompts_no_trajectories(generator):
+    assert generator([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": (20, 16)}, "tokens of 8 pixels"),
+        ({"image_size": (64, 16)}, "ends at 32 pixels"),
+        ({"num_steps": 0}, "at least 1"),
+        ({"draft_steps": 9}, "exceeds num_steps=6"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(model, vocabulary, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(model, vocabulary, **changes)
+
+
+def test_a_wrong_autoencoder_is_refused_at_once(model, vocabulary):
+    flux = FluxAutoencoder(FluxConfig(width=32, multipliers=(1, 1), num_blocks=1))
+    with pytest.raises(ValueError, match="reads 3 at 1/1"):
+        TrajectoryGenerator(model, vocabulary, Sampling(image_size=(16, 16)), autoencoder=flux)
+
+
+def test_half_precision_keeps_the_state_in_single(make_model, vocabulary):
+    """bfloat16 weights draw nearly what single precision draws: noise, state and steps are not rounded."""
+    exact, rounded = make_model(), make_model().bfloat16()
+    for model in (exact, rounded):
+        for parameter in model.parameters():
+            parameter.data.mul_(0.3)
+    images = [make(m, vocabulary, single_pass=True)(["a red circle"], [0])[0].final_image for m in (exact, rounded)]
+    difference = np.abs(images[0].astype(int) - images[1])
+    assert difference.mean() < 4 and difference.max() > 0

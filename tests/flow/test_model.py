@@ -87,7 +87,7 @@ def test_images_to_look_at(model, seeing_model, vocabulary):
     alone = [seeing_model(pack([[look, text]], vocabulary.control), *empty, part) for part in pixels.split(6)]
     torch.testing.assert_close(both, torch.cat([a.switch_logits for a in alone]), atol=1e-4, rtol=1e-4)
     batch = pack([[look, text]], vocabulary.control)
-    with pytest.raises(ValueError, match="6 vision patches, the pixels are None"):
+    with pytest.raises(ValueError, match="6 vision patches, the pixels are 0"):
         seeing_model(batch, *empty)
     with pytest.raises(ValueError, match="which this model lacks"):
         model.plan(batch)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +74,47 @@ def test_the_interval_is_open_below_and_closed_above():
     guidance = Guidance(text_scale=2.0, interval=(0.4, 1.0))
     assert [guidance.active(t) for t in (0.4, 0.41, 1.0)] == [False, True, True]
     assert not Guidance(text_scale=1.0).active(0.5)
+
+
+def test_guidance_by_images_comes_after_that_by_text():
+    v, u, c = torch.randn(3, 2, 4, 5)
+    plain = Guidance(text_scale=3.0, image_scale=1.5, renorm="none")(v, u, c)
+    torch.testing.assert_close(plain, c + 1.5 * (u + 3 * (v - u) - c))
+    # Without images in the context that branch is the main one: just more guidance by text (BAGEL).
+    torch.testing.assert_close(
+        Guidance(text_scale=3.0, image_scale=1.5, renorm="none")(v, u), v + (3 - 1) * 1.5 * (v - u)
+    )
+    by_token = Guidance(text_scale=3.0, image_scale=1.5, renorm="text_channel")(v, u, c)
+    text = Guidance(text_scale=3.0, renorm="channel")(v, u)
+    torch.testing.assert_close(by_token, c + 1.5 * (text - c))
+
+
+def test_an_unknown_renormalisation_is_refused():
+    with pytest.raises(ValueError, match="'globe'; expected one of none, global"):
+        Guidance(renorm="globe")
+
+
+def test_extended_velocities_are_exact_where_the_velocity_is_linear_in_time():
+    asked = []
+
+    def velocity(x, t):
+        asked.append(t)
+        return torch.full_like(x, 2 + 3 * t)
+
+    noise, grid = torch.randn(2, 4, 3), timestep_grid(12)
+    whole = euler(lambda x, t: torch.full_like(x, 2 + 3 * t), noise, grid)
+    torch.testing.assert_close(euler(velocity, noise, grid, every=3), whole)
+    assert len(asked) == 3 + 3  # three at the start, then every third of nine
+
+
+def test_nothing_is_extended_from_one_kind_of_velocity_to_another():
+    asked = []
+
+    def velocity(x, t):
+        asked.append(t)
+        return torch.full_like(x, 10.0 if t > 0.45 else 1.0)
+
+    noise, grid = torch.zeros(1, 1, 1), timestep_grid(10)
+    result = euler(velocity, noise, grid, every=3, regime=lambda t: t > 0.45)
+    torch.testing.assert_close(result, -torch.full_like(result, 6 * 1.0 + 4 * 0.1))
+    assert any(t == pytest.approx(0.4) for t in asked)

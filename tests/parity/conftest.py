@@ -44,6 +44,25 @@ class Golden:
             **tags,
         )
 
+    def load(self) -> tuple[UnifiedModel, FluxAutoencoder]:
+        """The tiny checkpoint, with what the official code sets by hand."""
+        model, autoencoder = load_model(self.checkpoint)
+        assert isinstance(autoencoder, FluxAutoencoder)
+        glue = json.loads((self.checkpoint / "model_config.json").read_text())
+        scale, shift = glue["vae"]["scale_factor"], glue["vae"]["shift_factor"]
+        autoencoder.config = replace(autoencoder.config, scale=scale, shift=shift)
+        model.config = replace(model.config, interpolate_positions=glue["interpolate_pos"])
+        return model, autoencoder
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `KIND_run` runs once for each guidance run that the folder has for these contexts."""
+    path = metafunc.config.getoption("--bagel-golden") / "infer.json"
+    for kind in ("t2i", "interleaved", "process"):
+        if f"{kind}_run" in metafunc.fixturenames:
+            runs = json.loads(path.read_text())[kind]["runs"] if path.is_file() else ["none"]
+            metafunc.parametrize(f"{kind}_run", sorted(runs))
+
 
 @pytest.fixture(scope="session")
 def golden(request) -> Golden:
@@ -55,13 +74,7 @@ def golden(request) -> Golden:
 
 @pytest.fixture(scope="session")
 def loaded(golden) -> tuple[UnifiedModel, FluxAutoencoder]:
-    model, autoencoder = load_model(golden.checkpoint)
-    assert isinstance(autoencoder, FluxAutoencoder)
-    glue = json.loads((golden.checkpoint / "model_config.json").read_text())  # what the official code sets by hand
-    scale, shift = glue["vae"]["scale_factor"], glue["vae"]["shift_factor"]
-    autoencoder.config = replace(autoencoder.config, scale=scale, shift=shift)
-    model.config = replace(model.config, interpolate_positions=glue["interpolate_pos"])
-    return model, autoencoder
+    return golden.load()
 
 
 @pytest.fixture
@@ -102,8 +115,4 @@ class Recorder:
 @pytest.fixture
 def recorder(golden) -> Recorder:
     """Records a model of its own, so that hooks do not add up."""
-    return Recorder(load_model(golden.checkpoint)[0])
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+    return Recorder(golden.load()[0])

@@ -7,13 +7,10 @@ from brushwork.flow.engine import Engine
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.path import timestep_grid
 from brushwork.flow.solver import euler
+from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify
-
-RUNS = [
-    *("no_cfg", "img_only_is_ignored", "interval_05_09", "text_only_global", "text_only_text_channel"),
-    *("global", "channel", "text_channel", "global_min05", "channel_min1"),
-    *("channel_small_scales", "text_channel_small_scales"),
-]
+from brushwork.tokens.packing import pack
+from brushwork.tokens.segments import Segment
 
 
 def close(actual, expected):
@@ -36,7 +33,7 @@ class Inferencer:
     def __init__(self, model, autoencoder, golden, run: dict | None = None) -> None:
         self.model, self.control, self.facts = model, golden.control, golden.json("infer")
         settings = guidance(run) if run else Guidance(text_scale=4.0, image_scale=1.5)
-        sizes = dict(rows=1, capacity=600, text_capacity=200, patches=200)
+        sizes = dict(rows=1, capacity=4000, text_capacity=1000, patches=2000)
         self.engine = Engine(model, autoencoder, golden.control, settings, **sizes)
         self.row = self.engine.rows[0]
 
@@ -77,8 +74,9 @@ class Inferencer:
         return self.engine.cache.keys[layer, slots], self.engine.cache.values[layer, slots]
 
     def marks(self) -> dict[str, list[int]]:
-        names = ("main", "cfg_text", "cfg_img")
-        return {n: list(view.mark) for n, view in zip(names, self.engine.views([0])[0], strict=False)}
+        (view,) = self.engine.views([0])
+        contexts = {"main": view.main, "cfg_text": view.without_text, "cfg_img": view.without_images}
+        return {name: list(context.mark) for name, context in contexts.items() if context is not None}
 
     def check_cache(self, tensors: dict, prefix: str) -> None:
         for layer in range(len(self.model.layers)):
@@ -127,9 +125,8 @@ def test_text(recorder, autoencoder, golden):
     )
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_text_to_image(name, model, autoencoder, golden):
-    facts, tensors = golden.json("infer")["t2i"], golden.tensors("infer_t2i")
+def test_text_to_image(t2i_run, model, autoencoder, golden):
+    facts, tensors, name = golden.json("infer")["t2i"], golden.tensors("infer_t2i"), t2i_run
     run = facts["runs"][name]
     inferencer = Inferencer(model, autoencoder, golden, run)
     inferencer.text(facts["prompt_ids"])
@@ -140,14 +137,8 @@ def test_text_to_image(name, model, autoencoder, golden):
     inferencer.draw(run, facts["image_hw"], tensors, name)
 
 
-def test_runs_are_all_there(golden):
-    for kind in ("t2i", "interleaved", "process"):
-        assert set(golden.json("infer")[kind]["runs"]) <= set(RUNS)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_interleaved(name, model, autoencoder, golden):
-    facts, tensors = golden.json("infer")["interleaved"], golden.tensors("infer_interleaved")
+def test_interleaved(interleaved_run, model, autoencoder, golden):
+    facts, tensors, name = golden.json("infer")["interleaved"], golden.tensors("infer_interleaved"), interleaved_run
     run = facts["runs"][name]
     inferencer = Inferencer(model, autoencoder, golden, run)
     inferencer.interleaved(tensors)
@@ -184,11 +175,8 @@ def test_interleaved_contexts(recorder, autoencoder, golden):
     close(logits, tensors["generate.logits"])
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_process(name, model, autoencoder, golden):
-    facts, tensors = golden.json("infer")["process"], golden.tensors("infer_process")
-    if name not in facts["runs"]:
-        pytest.skip("the official numbers have this run for other contexts only")
+def test_process(process_run, model, autoencoder, golden):
+    facts, tensors, name = golden.json("infer")["process"], golden.tensors("infer_process"), process_run
     inferencer = Inferencer(model, autoencoder, golden, facts["runs"][name])
     inferencer.process(golden.tensors("infer_interleaved"), tensors, autoencoder)
     for context, mark in inferencer.marks().items():
@@ -210,5 +198,6 @@ def test_process_text(model, autoencoder, golden):
 def test_positions_of_a_drawn_image(model, golden):
     for kind in ("t2i", "interleaved"):
         height, width = (side // model.config.stride for side in golden.json("infer")[kind]["image_hw"])
-        rows = [r * model.config.max_latent_size + c for r in range(height) for c in range(width)]
-        assert rows == golden.tensors(f"infer_{kind}")["latent_position_ids"].tolist()
+        batch = pack([[Segment(kind=Kind.NOISED, position=0, grid=(height, width))]], golden.control)
+        rows = model.plan(batch).latent_rows
+        assert torch.equal(rows, golden.tensors(f"infer_{kind}")["latent_position_ids"])

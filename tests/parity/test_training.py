@@ -1,13 +1,11 @@
 """One packed batch of the official trainer: layout, forward pass, losses and gradients."""
 
-import json
 from functools import partial
 
 import pytest
 import torch
 
 from brushwork.flow import kernels
-from brushwork.flow.checkpoint import load_model
 from brushwork.flow.loss import cross_entropy, flow_error
 from brushwork.flow.path import interpolate, shift_timesteps
 from brushwork.flow.published import published_name
@@ -190,7 +188,7 @@ def test_every_lowering(name, batch, inputs, golden, model, monkeypatch):
 
 @pytest.mark.parametrize("switch", ["plain", "segment by segment", "varlen", "checkpointed"])
 def test_losses_and_gradients(switch, batch, inputs, golden, monkeypatch):
-    model = load_model(golden.checkpoint)[0].train()
+    model = golden.load()[0].train()
     if switch == "varlen":
         model.lowering = LOWERINGS["varlen"]
     if switch == "segment by segment":
@@ -232,4 +230,3 @@ def test_expert_major_order(batch, golden):
     assert set(order[num_understand:].tolist()) == set(
         golden.tensors("train_inputs")["packed_vae_token_indexes"].tolist()
     )
-    assert json.loads((golden.checkpoint / "llm_config.json").read_text())["qk_norm"]

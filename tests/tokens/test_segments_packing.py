@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from brushwork.tokens.attention import Kind
-from brushwork.tokens.packing import CLEAN, best_fit_decreasing, pack
-from brushwork.tokens.segments import IGNORE_INDEX, Segmenter
+from brushwork.tokens.images import ResizeRule
+from brushwork.tokens.packing import CLEAN, best_fit_decreasing, expert_major, pack
+from brushwork.tokens.segments import IGNORE_INDEX, Segmenter, drop_conditions
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
 
@@ -117,3 +120,58 @@ def test_packing_is_tight_and_refuses_what_cannot_fit():
     assert best_fit_decreasing([5, 4, 3, 2, 1], 5) == [[0], [1, 4], [2, 3]]
     with pytest.raises(ValueError, match="51 tokens"):
         best_fit_decreasing([51], 50)
+
+
+SEES = ResizeRule(max_size=8, min_size=4, stride=4)
+
+
+def test_a_sample_for_a_model_that_sees():
+    """Behind each clean copy stands what the vision encoder sees; what follows is predicted behind that."""
+    found = [(s.kind.name, len(s), s.position, s.switch) for s in segments(vision=SEES)]
+    assert found[2:6] == [
+        ("CLEAN", 4, 16, IGNORE_INDEX),
+        ("VISION", 4, 17, C.bos),  # 16 x 8 pixels become 8 x 4, two patches of 4 pixels
+        ("TEXT", 8, 18, C.vision_start),
+        ("NOISED", 4, 26, IGNORE_INDEX),
+    ]
+    batch = pack([segments(vision=SEES)], C)
+    assert [tuple(image.shape) for image in batch.vision_images] == [(8, 4, 3)] * 2
+    assert batch.vision_grid.tolist() == [[0, 0], [1, 0]] * 2
+    assert not set(batch.vision_index.tolist()) & set(batch.patch_index.tolist())
+
+
+def test_contexts_that_are_left_out():
+    """Images keep their positions; what is predicted behind an image moves to the copy that stays."""
+    whole = segments(vision=SEES)
+    blind = segments(vision=SEES, vision_dropout=1.0)
+    assert [s.kind.name for s in blind] == ["TEXT", "TEXT", "CLEAN", "TEXT", "NOISED", "CLEAN", "TEXT"]
+    assert [s.position for s in blind] == [s.position for s in whole if s.kind is not Kind.VISION]
+    assert [s.switch for s in blind if s.kind is Kind.CLEAN] == [C.bos, C.bos]
+    neither = segments(vision=SEES, vision_dropout=1.0, latent_dropout=1.0)
+    assert [s.kind.name for s in neither] == ["TEXT", "TEXT", "TEXT", "NOISED", "TEXT"]
+
+
+def test_a_text_that_is_left_out_gives_its_positions_back():
+    first, *rest = segments()
+    dropped = drop_conditions([replace(first, droppable=True), *rest], lambda s: s.kind is Kind.TEXT)
+    assert [s.position for s in dropped] == [s.position - len(first) for s in rest]
+
+
+def test_pictures_that_are_too_large_are_refused():
+    single = Trajectory(key="s", prompt="a", steps=(Step(plan=None, drafts=(Draft(image=IMAGE),)),))
+    with pytest.raises(ValueError, match="16x8 image exceeds the model's position table, which ends at 8"):
+        segments(single, max_size=8)
+
+
+def test_expert_major_order_written_out():
+    """Words and boundary tokens, then what is seen, then latents."""
+    batch = pack([segments(vision=SEES)[1:4]], C)
+    order, num_understand = expert_major(batch.spans)
+    assert order.tolist() == [*range(11), 11, 14, 15, 18, 16, 17, 12, 13]
+    assert num_understand == 17
+
+
+def test_weights_of_texts():
+    batch = pack([segments()], C)
+    counts = [10, 7, 4]  # predictions in the three texts that are learnt
+    assert batch.text_weights.tolist() == pytest.approx([n**-0.5 for n in counts for _ in range(n)])

@@ -13,6 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brushwork.tokens.images import to_unit_range
+
 
 @runtime_checkable
 class Autoencoder(Protocol):
@@ -55,7 +57,7 @@ class PixelAutoencoder(nn.Module):
         self, images: UInt8[Tensor, "n height width 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "n 3 height width"]:
         """Pictures (0-255) to latents in [-1, 1]; nothing is random."""
-        return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return to_unit_range(images)
 
     def decode(self, latents: Float[Tensor, "n 3 height width"]) -> UInt8[Tensor, "n height width 3"]:
         """Latents to pictures; values outside [-1, 1] are clamped."""
@@ -202,8 +204,7 @@ class FluxAutoencoder(nn.Module):
         height, width = images.shape[1:3]
         if height % self.downsample or width % self.downsample:
             raise ValueError(f"{height}x{width} pictures; the autoencoder needs multiples of {self.downsample} pixels")
-        pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        mean, log_variance = self.posterior(pixels)
+        mean, log_variance = self.posterior(to_unit_range(images))
         if generator is None:
             return self.scaled(mean)
         noise = torch.randn(mean.shape, generator=generator).to(mean)

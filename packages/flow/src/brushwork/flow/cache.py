@@ -1,6 +1,6 @@
-"""Keys and values of what has been read and drawn so far: one preallocated memory, and the contexts that look into it.
+"""Keys and values of what has been read and drawn so far: one preallocated cache, and the contexts that look into it.
 
-A `Context` is a list of stretches of memory slots. Guidance branches share what they have in common by naming the same
+A `Context` is a list of stretches of cache slots. Guidance branches share what they have in common by naming the same
 slots: nothing is ever copied. Contexts only grow at their end; going back is forgetting the last slots.
 """
 
@@ -18,14 +18,16 @@ class Context:
     """What one sequence remembers.
 
     Attributes:
-        stretches: (start, stop) of the memory slots that hold it, in the order of the sequence.
+        stretches: (start, stop) of the cache slots that hold it, in the order of the sequence.
         position: RoPE position of what comes next.
         free: (start, stop) of the slots that it may still grow into; empty for a view.
+        shared: tokens at its beginning that are another context's.
     """
 
     stretches: list[tuple[int, int]]
     position: int
     free: tuple[int, int] = (0, 0)
+    shared: int = 0
 
     def __len__(self) -> int:
         """Number of remembered tokens."""
@@ -37,11 +39,11 @@ class Context:
         return len(self), self.position
 
     def slots(self) -> Int[np.ndarray, " tokens"]:
-        """The memory slots of its tokens, in order."""
+        """The cache slots of its tokens, in order."""
         return np.concatenate([np.arange(*stretch) for stretch in self.stretches] or [np.zeros(0, np.int64)])
 
     def view(self, mark: tuple[int, int] | None = None) -> "Context":
-        """The context as it was at `mark` (now, where there is none), sharing the memory; it cannot grow."""
+        """The context as it was at `mark` (now, where there is none), sharing its slots; it cannot grow."""
         length, position = mark or self.mark
         stretches, left = [], length
         for start, stop in self.stretches:
@@ -52,16 +54,22 @@ class Context:
         return Context(stretches=stretches, position=position)
 
     def rollback(self, mark: tuple[int, int]) -> None:
-        """Forgets what came after `mark`; the slots are written anew by what follows."""
+        """Forgets what came after `mark`; the slots are written anew by what follows.
+
+        Views and contexts that share what is forgotten are void from then on.
+
+        Raises:
+            ValueError: the mark lies in what is shared with another context, which alone may forget it.
+        """
+        if mark[0] < self.shared:
+            raise ValueError(f"cannot go back to {mark[0]} tokens: the first {self.shared} are another context's")
         kept = self.view(mark)
-        forgotten = len(self) - len(kept)
-        assert self.stretches[-1:] == [] or self.stretches[-1][1] == self.free[0] or not forgotten
-        self.free = (self.free[0] - forgotten, self.free[1])
+        self.free = (self.free[0] - (len(self) - len(kept)), self.free[1])
         self.stretches, self.position = kept.stretches, kept.position
 
 
 class KVCache:
-    """The memory of a batch of sequences.
+    """Keys and values of a batch of sequences.
 
     Args:
         num_slots: tokens it holds in all contexts together.
@@ -81,13 +89,13 @@ class KVCache:
         """A context with room for `capacity` tokens of its own, behind those that it shares with another.
 
         Raises:
-            ValueError: the memory has no room left.
+            ValueError: the cache has no room left.
         """
         start, self._given = self._given, self._given + capacity
         if self._given > self._scratch[0]:
-            raise ValueError(f"contexts of {self._given} tokens exceed a memory of {self._scratch[0]}; raise num_slots")
+            raise ValueError(f"contexts of {self._given} tokens exceed a cache of {self._scratch[0]}; raise num_slots")
         view = Context(stretches=[], position=0) if shared is None else shared.view()
-        return Context(stretches=view.stretches, position=view.position, free=(start, self._given))
+        return Context(stretches=view.stretches, position=view.position, free=(start, self._given), shared=len(view))
 
     def place(self, lengths: Sequence[int], contexts: Sequence[Context], *, keep: bool) -> Int[np.ndarray, " tokens"]:
         """Slots for new tokens: `lengths[i]` behind context i, which then holds them, or scratch.
@@ -95,20 +103,17 @@ class KVCache:
         Raises:
             ValueError: a context has no room left, or the scratch is too small.
         """
-        slots, scratch = [np.zeros(0, np.int64)], self._scratch[0]
+        if not keep:
+            _check_room(sum(lengths), self._scratch, "the scratch")
+            return np.arange(self._scratch[0], self._scratch[0] + sum(lengths))
         for length, context in zip(lengths, contexts, strict=True):
-            start, stop = context.free if keep else (scratch, self._scratch[1])
-            if length > stop - start:
-                kind = "a context" if keep else "the scratch"
-                raise ValueError(
-                    f"{length} more tokens exceed the capacity of {kind}, {stop - start} are left; raise it"
-                )
+            _check_room(length, context.free, "a context")
+        slots = [np.zeros(0, np.int64)]
+        for length, context in zip(lengths, contexts, strict=True):
+            start, stop = context.free
             slots.append(np.arange(start, start + length))
-            if not keep:
-                scratch += length
-            elif length:
-                context.free = (start + length, stop)
-                _extend(context.stretches, start, start + length)
+            context.free = (start + length, stop)
+            _extend(context.stretches, start, start + length)
         return np.concatenate(slots)
 
     def write(
@@ -119,9 +124,14 @@ class KVCache:
         values: Float[Tensor, "n kv_heads dim"],
     ) -> tuple[Tensor, Tensor]:
         """Stores one layer's new keys and values; returns the whole of both (slots, kv_heads, dim)."""
-        self.keys[layer].index_copy_(0, slots, keys.to(self.keys.dtype))
-        self.values[layer].index_copy_(0, slots, values.to(self.values.dtype))
+        self.keys[layer].index_copy_(0, slots, keys.detach().to(self.keys.dtype))
+        self.values[layer].index_copy_(0, slots, values.detach().to(self.values.dtype))
         return self.keys[layer], self.values[layer]
+
+
+def _check_room(wanted: int, free: tuple[int, int], where: str) -> None:
+    if wanted > free[1] - free[0]:
+        raise ValueError(f"{wanted} more tokens exceed the capacity of {where}, {free[1] - free[0]} are left; raise it")
 
 
 def _extend(stretches: list[tuple[int, int]], start: int, stop: int) -> None:

@@ -13,9 +13,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -41,6 +41,7 @@ from brushwork.tokens.vocabulary import QwenVocabulary, Vocabulary, WordVocabula
 WEIGHTS = "ema.safetensors"
 _AUTOENCODER, _CONFIG, _WORDS = "ae.safetensors", "config.json", "vocabulary.json"
 _LLM, _VIT = "llm_config.json", "vit_config.json"
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _FORMAT = "brushwork.unified"
 _CHUNK = 1 << 29
 """Bytes after which a file is opened anew, so that what was read of it is given back to the system."""
@@ -118,13 +119,17 @@ def load_model(
     has_autoencoder = (folder / _AUTOENCODER).is_file()
     flux = flux_config(_shapes(folder, _AUTOENCODER)) if has_autoencoder else None
     data = _read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
-    if data.get("format") == _FORMAT:
-        config = _own_config(folder / _CONFIG, data)
-    else:
-        vit = _read_json(folder / _VIT) if (folder / _VIT).is_file() else None
-        if flux is None:
-            raise FileNotFoundError(f"{folder} holds no {_AUTOENCODER}; a published BAGEL folder needs it")
-        config = model_config(_read_json(folder / _LLM), vit, shapes, flux)
+    try:
+        if data.get("format") == _FORMAT:
+            config = _own_config(data)
+            flux = flux and replace(flux, **data.get("latents", {}))
+        else:
+            vit = _read_json(folder / _VIT) if (folder / _VIT).is_file() else None
+            if flux is None:
+                raise FileNotFoundError(f"{folder} holds no {_AUTOENCODER}; a published BAGEL folder needs it")
+            config = model_config(_read_json(folder / _LLM), vit, shapes, flux)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the configuration in {folder} lacks or misspells a key: {error}") from error
     with torch.device("meta"):
         model = UnifiedModel(config)
         autoencoder = PixelAutoencoder() if flux is None else FluxAutoencoder(flux)
@@ -153,33 +158,52 @@ def save_pretrained(bundle: Bundle, folder: str | Path) -> Path:
     Raises:
         ValueError: the model holds 4-bit weights, which have lost what the file should hold.
     """
-    folder, model = Path(folder), bundle.model
-    if any(map(is_nf4, model.modules())):
-        raise ValueError("a model with 4-bit weights cannot be written; read the original and change that")
+    folder, model, config = Path(folder), bundle.model, bundle.model.config
+    check_writable(model)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {_CONFIG: {"format": _FORMAT, **model.config.to_dict()}, _LLM: llm_json(model.config)}
-    if model.config.vision is not None:
-        texts[_VIT] = vit_json(model.config.vision)
-    for name, data in texts.items():
-        _replace(folder / name, lambda path, data=data: path.write_text(json.dumps(data, indent=1)))
-    _write_vocabulary(bundle.vocabulary, folder)
+    weights = folder / f".{WEIGHTS}.tmp"
+    _save(weights, {published_name(name): tensor for name, tensor in model.state_dict().items()})
+    texts: dict[str, Any] = {_CONFIG: {"format": _FORMAT, **config.to_dict()}, _LLM: llm_json(config)}
+    stale = {_VIT, _AUTOENCODER, _WORDS, *_TOKENIZER}
+    if config.vision is not None:
+        texts[_VIT] = vit_json(config.vision)
     if isinstance(bundle.autoencoder, FluxAutoencoder):
+        flux = bundle.autoencoder.config
+        texts[_CONFIG]["latents"] = {"scale": flux.scale, "shift": flux.shift}
         _save(folder / _AUTOENCODER, bundle.autoencoder.state_dict())
-    _save(folder / WEIGHTS, {published_name(name): tensor for name, tensor in model.state_dict().items()})
+        stale -= {_AUTOENCODER}
+    for name, data in texts.items():
+        _replace(folder / name, json.dumps(data, indent=1))
+    stale -= {*texts, *_write_vocabulary(bundle.vocabulary, folder)}
+    for name in stale:  # of another model that was here
+        (folder / name).unlink(missing_ok=True)
+    os.replace(weights, folder / WEIGHTS)
     return folder
+
+
+def check_writable(model: UnifiedModel) -> None:
+    """Refuses a model that could not be written in the end.
+
+    Raises:
+        ValueError: it holds 4-bit weights, which have lost what the file should hold.
+    """
+    if any(map(is_nf4, model.modules())):
+        raise ValueError("a model with 4-bit weights cannot be written; read it without quantize=nf4")
 
 
 def weights_fingerprint(source: str | Path) -> str:
     """Sixteen hex digits that change with the weights of a model folder.
 
-    A hash of the file's size and its first and last MiB, which is quick for any model.
+    A hash of the file's size and of up to 512 evenly spread pieces of 64 KiB, which is quick for any model and meets
+    every matrix of it.
     """
-    path, chunk = _resolve(source) / WEIGHTS, 1 << 20
-    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    path, piece = _resolve(source) / WEIGHTS, 1 << 16
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        digest.update(file.read(chunk))
-        file.seek(max(0, path.stat().st_size - chunk))
-        digest.update(file.read(chunk))
+        for start in range(0, size, max(piece, size // 512)):
+            file.seek(start)
+            digest.update(file.read(piece))
     return digest.hexdigest()[:16]
 
 
@@ -189,8 +213,8 @@ def weights_fingerprint(source: str | Path) -> str:
 def _resolve(source: str | Path) -> Path:
     """The folder of a model, downloaded from the hub where `source` is no folder but could be a repository's id."""
     folder = Path(source)
-    if folder.is_dir() or str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        return folder
+    if folder.is_dir() or folder.parent.is_dir() or str(source).count("/") != 1:
+        return folder  # the parent of a hub id is no folder here
     missing = f"{source} is no folder here, and as a hub repository it cannot be had"
     try:
         from huggingface_hub import snapshot_download
@@ -233,11 +257,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _own_config(path: Path, data: dict[str, Any]) -> ModelConfig:
-    known = {field.name for field in fields(ModelConfig)} | {"format"}
-    if (unknown := sorted(set(data) - known)) or "vocab_size" not in data:
-        raise ValueError(f"{path} is no model configuration of this version: unknown keys {unknown}")
-    sizes = {key: value for key, value in data.items() if key != "format"}
+def _own_config(data: dict[str, Any]) -> ModelConfig:
+    sizes = {key: value for key, value in data.items() if key not in ("format", "latents")}
     if sizes.get("vision"):
         sizes["vision"] = VisionConfig(**sizes["vision"])
     return ModelConfig(**sizes)
@@ -255,21 +276,29 @@ def _read_vocabulary(folder: Path) -> Vocabulary:
     return QwenVocabulary(Qwen2Tokenizer.from_pretrained(folder, local_files_only=True))
 
 
-def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> set[str]:
+    """Returns the names of the files that now hold it."""
     if isinstance(vocabulary, WordVocabulary):
-        _replace(folder / _WORDS, lambda path: path.write_text(vocabulary.to_json()))
-    elif isinstance(vocabulary, QwenVocabulary):
-        vocabulary.tokenizer.save_pretrained(folder)
+        _replace(folder / _WORDS, vocabulary.to_json())
+        return {_WORDS}
+    assert isinstance(vocabulary, QwenVocabulary), f"{type(vocabulary).__name__} has no file format"
+    with TemporaryDirectory(dir=folder, prefix=".") as fresh:
+        names = [Path(name).name for name in vocabulary.tokenizer.save_pretrained(fresh) if Path(name).is_file()]
+        for name in names:
+            os.replace(Path(fresh) / name, folder / name)
+    return set(names)
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    partial_path = path.with_name(f".{path.name}.tmp")
-    write(partial_path)
-    os.replace(partial_path, path)
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.tmp")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    _replace(path, partial(save_file, {name: tensor.contiguous() for name, tensor in tensors.items()}))
+    part = path.with_name(f".{path.name}.part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    os.replace(part, path)
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

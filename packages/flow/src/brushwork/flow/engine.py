@@ -5,7 +5,7 @@ second is a shorter view of the first. The third shares the first's beginning, u
 texts by itself, not before somebody draws.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from brushwork.flow.autoencoder import Autoencoder, check_autoencoder
 from brushwork.flow.cache import Context
 from brushwork.flow.guidance import Guidance
-from brushwork.flow.model import Memory, Plan, UnifiedModel
+from brushwork.flow.model import BatchPlan, Continuation, UnifiedModel
 from brushwork.flow.solver import Velocity
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify, vision_patches
@@ -50,14 +50,35 @@ class Branches:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """Where one image is drawn: the contexts as they were when it was asked for.
+
+    Attributes:
+        main: all of it.
+        without_text, without_images: what guidance compares it with; None where that is `main`, or not asked for.
+        row: whose cost it is.
+    """
+
+    main: Context
+    without_text: Context | None
+    without_images: Context | None
+    row: Branches
+
+    def contexts(self, *, guided: bool) -> list[Context]:
+        """The branches to evaluate; none stands there twice."""
+        others = (self.without_text, self.without_images) if guided else ()
+        return [self.main, *(context for context in others if context is not None)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _DrawingPlan:
     """One evaluation of a velocity: every image once in each of its contexts."""
 
     batch: PackedBatch
-    plan: Plan
+    plan: BatchPlan
     owner: Int[Tensor, " samples"]
     """Which image a sample of the batch draws."""
-    roles: list[Int[Tensor, " images"]]
+    roles: tuple[Int[Tensor, " images"], ...]
     """Of each image, its sample in full context, without the last text, without images."""
 
 
@@ -72,7 +93,7 @@ class Engine:
         rows: number of sequences.
         capacity: most tokens a sequence can come to.
         text_capacity: most tokens of its texts.
-        patches: latent patches of the largest image to be drawn.
+        patches: latent patches of the largest image to be drawn; 0 where none is.
 
     Raises:
         ValueError: the autoencoder is another model's.
@@ -93,7 +114,9 @@ class Engine:
         check_autoencoder(autoencoder, model.config.latent_channels, model.config.latent_downsample)
         self.model, self.autoencoder, self.control, self.guidance = model, autoencoder, control, guidance
         self._text_capacity = text_capacity if guidance.uses_images else 0
-        self.cache = model.new_cache(rows * (capacity + self._text_capacity), scratch=3 * rows * (patches + 2))
+        branches = 1 + (guidance.text_scale > 1) + guidance.uses_images
+        scratch = branches * rows * (patches + 2)
+        self.cache = model.new_cache(rows * (capacity + self._text_capacity), scratch=scratch)
         self.rows = [Branches(main=self.cache.context(capacity)) for _ in range(rows)]
 
     @property
@@ -130,8 +153,11 @@ class Engine:
             Logits behind the image of each sequence that was given one.
 
         Raises:
-            ValueError: a side that the autoencoder or the patches do not divide, a picture beyond the position tables.
+            ValueError: a side that the patches do not divide, or a picture beyond the position table.
         """
+        for image in images:
+            if image is not None:
+                self.model.config.check_size(*image.shape[:2])
         latents = [None if image is None else self._latents(image) for image in images]
         if self.model.config.vision is None:
             return self.read_patches(latents)
@@ -144,7 +170,8 @@ class Engine:
     def _pixels(self, image: Image) -> tuple[Float[Tensor, "n dim"], tuple[int, int]]:
         assert self.model.config.vision is not None
         patch = self.model.config.vision.patch_size
-        return vision_patches(image, patch).to(self.device), (image.shape[0] // patch, image.shape[1] // patch)
+        pixels = vision_patches(torch.tensor(image), patch).to(self.device)
+        return pixels, (image.shape[0] // patch, image.shape[1] // patch)
 
     def read_patches(
         self,
@@ -173,7 +200,12 @@ class Engine:
             patches.append(patchify(image[None].float(), patch)[0])
             self._count(row, sum(map(len, samples[-1])))
         seen_pixels = [item[0] for item in pixels if item is not None]
-        return self._read(samples, contexts, torch.cat(patches), torch.cat(seen_pixels) if seen_pixels else None)
+        both = (torch.cat(parts) if parts else None for parts in (patches, seen_pixels))
+        logits = self._read(samples, contexts, *both)
+        for row, image in zip(self.rows, latents, strict=True):
+            if image is not None:
+                row.before_text = row.main.mark  # there is no text behind an image yet (BAGEL)
+        return logits
 
     @torch.no_grad()
     def _read(
@@ -184,10 +216,12 @@ class Engine:
         pixels: Tensor | None = None,
     ) -> Float[Tensor, "samples vocab"]:
         """Keeps one sample in each context."""
+        if not samples:
+            return torch.zeros((0, self.model.config.vocab_size), device=self.device)
         batch = pack(samples, self.control).to(self.device)
         if patches is None:
             patches = torch.zeros((0, self.model.config.patch_dim), device=self.device)
-        plan = self.model.plan(batch, Memory(cache=self.cache, contexts=contexts))
+        plan = self.model.plan(batch, Continuation(cache=self.cache, contexts=contexts))
         timesteps = torch.zeros(len(patches), device=self.device)
         prediction = self.model(batch, patches, timesteps, pixels, plan)
         for context, sample in zip(contexts, samples, strict=True):
@@ -201,36 +235,34 @@ class Engine:
 
     # -- drawing ------------------------------------------------------------------------------------------------------
 
-    def views(self, numbers: Sequence[int]) -> list[list[Context]]:
-        """The contexts in which sequences would draw now: all of it, then those that guidance asks for.
-
-        They stay valid whatever is read afterwards.
-        """
+    def views(self, numbers: Sequence[int]) -> list[View]:
+        """Where sequences would draw now. Views stay valid whatever is read afterwards."""
         rows = [self.rows[number] for number in numbers]
-        late = [row for row in rows if row.without_images is not None and row.unread]
-        if late:
-            samples, contexts = [], []
-            for row in late:
-                assert row.without_images is not None
+        samples, contexts = [], []
+        for row in rows:
+            if row.without_images is not None and row.unread:
                 position = row.without_images.position
                 samples.append([Segment(kind=Kind.TEXT, position=position, ids=tuple(row.unread))])
                 contexts.append(row.without_images)
                 self._count(row, len(row.unread))
                 row.unread = []
-            self._read(samples, contexts)
-        return [self._views(row) for row in rows]
+        self._read(samples, contexts)
+        return [self._view(row) for row in rows]
 
-    def _views(self, row: Branches) -> list[Context]:
-        if self.guidance.text_scale <= 1:
-            return [row.main.view()]
-        images = [] if row.without_images is None else [row.without_images.view()]
-        return [row.main.view(), row.main.view(row.before_text), *images]
+    def _view(self, row: Branches) -> View:
+        by_text = self.guidance.text_scale > 1 and row.before_text != row.main.mark
+        return View(
+            main=row.main.view(),
+            without_text=row.main.view(row.before_text) if by_text else None,
+            without_images=None if row.without_images is None else row.without_images.view(),
+            row=row,
+        )
 
-    def velocity(self, views: Sequence[Sequence[Context]], grid: tuple[int, int]) -> Velocity:
-        """The guided velocity of an image in each of some contexts, all at one time. Nothing is kept in the cache.
+    def velocity(self, views: Sequence[View], grid: tuple[int, int]) -> Velocity:
+        """The guided velocity of an image in each view, all at one time. Nothing is kept in the cache.
 
         Args:
-            views: of each image, as `views` gives them.
+            views: as `views` gives them.
             grid: rows and columns of latent patches.
         """
         plans: dict[bool, _DrawingPlan] = {}
@@ -239,42 +271,39 @@ class Engine:
         def velocity(x: Tensor, timestep: float) -> Tensor:
             guided = self.guidance.active(timestep)
             if guided not in plans:
-                plans[guided] = self._plan(views if guided else [each[:1] for each in views], grid)
-            return self._velocity(plans[guided], x, timestep)
+                plans[guided] = self._plan(views, grid, guided=guided)
+            for view in views:
+                view.row.forwards += len(view.contexts(guided=guided))
+            main, without_text, without_images = self._branches(plans[guided], x, timestep)
+            return self.guidance(main, without_text, without_images) if guided else main
 
         return velocity
 
-    def _plan(self, views: Sequence[Sequence[Context]], grid: tuple[int, int]) -> _DrawingPlan:
-        contexts = [context for each in views for context in each]
+    def _plan(self, views: Sequence[View], grid: tuple[int, int], *, guided: bool) -> _DrawingPlan:
+        contexts, owner, roles = [], [], ([], [], [])
+        for number, view in enumerate(views):
+            main = len(contexts)
+            wanted = (view.main, view.without_text, view.without_images) if guided else (view.main, None, None)
+            for role, context in zip(roles, wanted, strict=True):
+                role.append(main if context is None else len(contexts))
+                if context is not None:
+                    contexts.append(context)
+                    owner.append(number)
         segments = [Segment(kind=Kind.NOISED, position=context.position, grid=grid) for context in contexts]
         batch = pack([[segment] for segment in segments], self.control).to(self.device)
-        plan = self.model.plan(batch, Memory(cache=self.cache, contexts=contexts, keep=False))
-        counts = torch.tensor([len(each) for each in views])
-        first = counts.cumsum(0) - counts
-        roles = [
-            first + torch.full_like(counts, role).where(counts > role, 0) for role in range(3)
-        ]  # the main one else
-        owner = torch.arange(len(views)).repeat_interleave(counts)
-        return _DrawingPlan(
-            batch=batch, plan=plan, owner=owner.to(self.device), roles=[role.to(self.device) for role in roles]
-        )
+        plan = self.model.plan(batch, Continuation(cache=self.cache, contexts=contexts, keep=False))
+        indexes = [torch.tensor(numbers, device=self.device) for numbers in (owner, *roles)]
+        return _DrawingPlan(batch=batch, plan=plan, owner=indexes[0], roles=tuple(indexes[1:]))
 
-    def _velocity(self, drawing: _DrawingPlan, x: Tensor, timestep: float) -> Tensor:
+    def _branches(self, drawing: _DrawingPlan, x: Tensor, timestep: float) -> list[Tensor]:
+        """Velocities in full context, without the last text, and without images; the first where one is lacking."""
         patches = x[drawing.owner]
         timesteps = torch.full((patches.shape[0] * patches.shape[1],), timestep, device=self.device)
         velocity = self.model(drawing.batch, patches.flatten(0, 1), timesteps, plan=drawing.plan).velocity
         velocity = velocity.float().view(patches.shape)
-        if len(drawing.owner) == len(x):
-            return velocity
-        main, without_text, without_images = (velocity[role] for role in drawing.roles)
-        return self.guidance(main, without_text, without_images)
+        return [velocity[role] for role in drawing.roles]
 
     def pictures(self, x: Float[Tensor, "images tokens dim"], grid: tuple[int, int]) -> list[Image]:
         """Drawn tokens as pictures, decoded one by one."""
         latents = unpatchify(x, self.model.config.latent_patch_size, grid)
         return [self.autoencoder.decode(each[None])[0].cpu().numpy() for each in latents]
-
-    def drawing_forwards(self, views: Iterable[Context], timesteps: Iterable[float]) -> int:
-        """Evaluations that an image takes: one a timestep, and where guidance is on one for each branch."""
-        branches = len(list(views))
-        return sum(branches if self.guidance.active(timestep) else 1 for timestep in timesteps)

@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder
-from brushwork.flow.cache import Context
+from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder, check_autoencoder
 from brushwork.flow.checkpoint import from_pretrained, weights_fingerprint
-from brushwork.flow.engine import Branches, Engine
+from brushwork.flow.engine import Branches, Engine, View
 from brushwork.flow.guidance import Guidance
+from brushwork.flow.kernels import Lowering, segmented
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import timestep_grid
-from brushwork.flow.solver import euler, evaluated
+from brushwork.flow.solver import euler
 from brushwork.tokens.grammar import FORBIDDEN, State, is_word, parse_text, transition_table
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ class _Row:
     events: list[list[int] | Image] = field(default_factory=list)
     waits: bool = False
     images: int = 0
-    drawn_in: tuple[list[Context], Tensor, int] | None = None  # contexts, noise and steps of the last image
+    drawn: tuple[View, Tensor, int] | None = None  # view, noise and steps of the last image
     text_tokens: int = 0
     denoise_steps: int = 0
     stopped: str = "end"
@@ -84,6 +84,10 @@ class Sampling:
         steps = [self.num_steps, self.evaluate_every, *([] if self.draft_steps is None else [self.draft_steps])]
         if min(*steps, self.max_images, self.max_text) < 1:
             raise ValueError(f"num_steps, draft_steps, evaluate_every and the limits must be at least 1, got {self}")
+        if self.draft_steps is not None and self.draft_steps > self.num_steps:
+            raise ValueError(
+                f"draft_steps={self.draft_steps} exceeds num_steps={self.num_steps}; drafts take fewer steps"
+            )
 
 
 class TrajectoryGenerator:
@@ -97,7 +101,8 @@ class TrajectoryGenerator:
         fingerprint: names weights and settings, so that drawings of two models are not mixed in one folder.
 
     Raises:
-        ValueError: the image size is no multiple of the model's stride, or beyond its position table.
+        ValueError: the image size is no multiple of the model's stride or beyond its position table, or the autoencoder
+            is another model's.
     """
 
     def __init__(
@@ -110,16 +115,14 @@ class TrajectoryGenerator:
         fingerprint: str = "",
     ) -> None:
         self.sampling = sampling = sampling or Sampling()
-        stride, (height, width) = model.config.stride, sampling.image_size
-        if height % stride or width % stride or min(height, width) < stride:
-            raise ValueError(f"image_size {height}x{width} must be multiples of the model's {stride} pixels a token")
-        if max(height, width) > (largest := model.config.max_latent_size * stride):
-            raise ValueError(f"image_size {height}x{width} exceeds the model's position table, which ends at {largest}")
+        model.config.check_size(*sampling.image_size)
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
+        check_autoencoder(self.autoencoder, model.config.latent_channels, model.config.latent_downsample)
         self.fingerprint = fingerprint
-        self.grid = (height // stride, width // stride)
+        height, width = sampling.image_size
+        self.grid = (height // model.config.stride, width // model.config.stride)
         self._table = transition_table(vocabulary, single_pass=sampling.single_pass)
         self._is_word = is_word(vocabulary)
 
@@ -132,9 +135,11 @@ class TrajectoryGenerator:
         device: str = "cpu",
         dtype: str | None = None,
         quantize: Literal["nf4"] | None = None,
+        lowering: Lowering = segmented,
     ) -> "TrajectoryGenerator":
-        """A generator for a model folder or a published BAGEL; see `checkpoint.from_pretrained`."""
+        """A generator for a model folder or a published BAGEL; see `checkpoint.from_pretrained` and `kernels`."""
         bundle = from_pretrained(folder, device=device, dtype=dtype, quantize=quantize)
+        bundle.model.lowering = lowering
         precision = " ".join(filter(None, (dtype, quantize)))
         fingerprint = f"{weights_fingerprint(folder)} {precision} {sampling or Sampling()}"
         return cls(bundle.model, bundle.vocabulary, sampling, autoencoder=bundle.autoencoder, fingerprint=fingerprint)
@@ -150,6 +155,8 @@ class TrajectoryGenerator:
         Raises:
             ValueError: a prompt that the vocabulary cannot express, or that contains control tokens.
         """
+        if not prompts:
+            return []
         start = time.perf_counter()
         texts, control = [self.vocabulary.encode(prompt) for prompt in prompts], self.vocabulary.control
         engine = self._engine(len(prompts), max(map(len, texts)))
@@ -165,21 +172,22 @@ class TrajectoryGenerator:
         return [self._trajectory(row, seconds) for row in rows]
 
     def _engine(self, rows: int, longest_prompt: int) -> Engine:
-        """With room for a plan and an inspection an image."""
-        config, patches, limits = self.model.config, self.grid[0] * self.grid[1], self.sampling
+        """With room for a plan, an inspection and two copies of each image that is read back."""
+        config, limits, patches = self.model.config, self.sampling, self.grid[0] * self.grid[1]
         words = limits.max_images * 2 * (limits.max_text + 8)  # a text at its limit still has to close its tags
-        seen = 0
+        image = patches + 2
         if config.vision is not None:
             width, height = config.vision.resize.size(limits.image_size[1], limits.image_size[0])
-            seen = (width // config.vision.patch_size) * (height // config.vision.patch_size) + 2
+            image += (width // config.vision.patch_size) * (height // config.vision.patch_size) + 2
+        drawn = 0 if limits.single_pass else words + limits.max_images * image
         return Engine(
             self.model,
             self.autoencoder,
             self.vocabulary.control,
             limits.guidance,
             rows=rows,
-            capacity=longest_prompt + 2 + words + limits.max_images * (patches + 2 + seen),
-            text_capacity=words,
+            capacity=longest_prompt + 2 + drawn,
+            text_capacity=0 if limits.single_pass else words,
             patches=patches,
         )
 
@@ -202,11 +210,13 @@ class TrajectoryGenerator:
         """The next ids of each row: one that is sampled, and those that the grammar leaves no choice about."""
         allowed = np.stack([self._allowed(row) for row in rows])
         logits = logits.float().cpu()[:, : allowed.shape[1]].masked_fill(~torch.from_numpy(allowed), -torch.inf)
+        tokens = logits.argmax(-1)
         if self.sampling.temperature > 0:
-            uniform = torch.stack([torch.rand(logits.shape[1], generator=row.generator) for row in rows])
-            logits = logits / self.sampling.temperature - (-uniform.clamp(1e-20, 1 - 1e-7).log()).log()
+            ends = (logits / self.sampling.temperature).softmax(-1).double().cumsum(-1)
+            drawn = torch.stack([torch.rand(1, generator=row.generator, dtype=torch.float64) for row in rows])
+            tokens = torch.searchsorted(ends, drawn.clamp(max=1 - 1e-9) * ends[:, -1:], right=True)[:, 0]
         chosen = []
-        for row, token in zip(rows, logits.argmax(-1).tolist(), strict=True):
+        for row, token in zip(rows, tokens.tolist(), strict=True):
             ids = self._advance(row, token)
             while ids and len(forced := np.flatnonzero(self._allowed(row))) == 1:
                 if not (more := self._advance(row, int(forced[0]))):
@@ -252,16 +262,24 @@ class TrajectoryGenerator:
     def _draw(self, engine: Engine, waiting: list[_Row], rows: list[_Row]) -> None:
         """Draws one image for each waiting row, reads it back as context and lets the row go on writing."""
         shape = (self.grid[0] * self.grid[1], self.model.config.patch_dim)
-        views = engine.views([row.number for row in waiting])
-        for row, contexts in zip(waiting, views, strict=True):
-            row.drawn_in = contexts, torch.randn(shape, generator=row.generator), self._steps(row)
+        for row, view in zip(waiting, engine.views([row.number for row in waiting]), strict=True):
+            row.drawn = view, torch.randn(shape, generator=row.generator), self._steps(row)
         images: list[Image | None] = [None] * len(rows)
         for row, image in self._paint(engine, waiting):
-            images[row.number] = image
             row.events.append(image)
             row.images += 1
             row.waits = False
-        self._write(engine, rows, self._continue(waiting, engine.read_images(images), rows))
+            if self._must_end(row):
+                self._advance(row, self.vocabulary.control.eos)
+            else:
+                images[row.number] = image
+        going_on = [row for row in waiting if images[row.number] is not None]
+        if going_on:
+            self._write(engine, rows, self._continue(going_on, engine.read_images(images), rows))
+
+    def _must_end(self, row: _Row) -> bool:
+        """Nothing may follow the image just drawn: reading it back would be in vain."""
+        return np.flatnonzero(self._allowed(row)).tolist() == [self.vocabulary.control.eos]
 
     def _steps(self, row: _Row) -> int:
         """Euler steps of a row's next image: that of a draft, unless it is known to be the last one."""
@@ -272,32 +290,27 @@ class TrajectoryGenerator:
         """Draws those answers again that were drawn as drafts, in full."""
         again = []
         for row in rows:
-            assert row.drawn_in is not None
-            contexts, noise, steps = row.drawn_in
+            view, noise, steps = _drawn(row)
             if steps < self.sampling.num_steps:
-                row.drawn_in = contexts, noise, self.sampling.num_steps
+                row.drawn = view, noise, self.sampling.num_steps
                 again.append(row)
         for row, image in self._paint(engine, again):
             last = max(i for i, event in enumerate(row.events) if isinstance(event, np.ndarray))
             row.events[last] = image
 
     def _paint(self, engine: Engine, rows: list[_Row]) -> Iterator[tuple[_Row, Image]]:
-        """The picture of each row's `drawn_in`; rows with equally many steps go together."""
-
-        def steps_of(row: _Row) -> int:
-            assert row.drawn_in is not None
-            return row.drawn_in[2]
-
-        for steps, group in groupby(sorted(rows, key=steps_of), key=steps_of):
+        """The picture that each row's `drawn` asks for; rows with equally many steps go together."""
+        for steps, group in groupby(sorted(rows, key=lambda row: _drawn(row)[2]), key=lambda row: _drawn(row)[2]):
             together = list(group)
-            drawn_in = [row.drawn_in for row in together if row.drawn_in is not None]
-            timesteps = timestep_grid(steps, shift=self.sampling.timestep_shift)
-            every, views = self.sampling.evaluate_every, [contexts for contexts, _, _ in drawn_in]
-            noise = torch.stack([noise for _, noise, _ in drawn_in])
-            x = euler(engine.velocity(views, self.grid), noise.to(engine.device), timesteps, every=every)
-            asked = [t for i, t in enumerate(timesteps[:-1].tolist()) if evaluated(i, every=every)]
-            for row, contexts, image in zip(together, views, engine.pictures(x, self.grid), strict=True):
-                row.branches.forwards += engine.drawing_forwards(contexts, asked)
+            views, noise = [_drawn(row)[0] for row in together], torch.stack([_drawn(row)[1] for row in together])
+            x = euler(
+                engine.velocity(views, self.grid),
+                noise.to(engine.device),
+                timestep_grid(steps, shift=self.sampling.timestep_shift),
+                every=self.sampling.evaluate_every,
+                regime=self.sampling.guidance.active,
+            )
+            for row, image in zip(together, engine.pictures(x, self.grid), strict=True):
                 row.denoise_steps += steps
                 yield row, image
 
@@ -312,6 +325,11 @@ class TrajectoryGenerator:
         meta = {"seed": row.seed, "stopped": row.stopped, "cost": cost}
         steps = assemble([e if isinstance(e, np.ndarray) else parse_text(e, self.vocabulary) for e in row.events])
         return Trajectory(key=f"{row.number:06d}", prompt=row.prompt, steps=steps, meta=meta)
+
+
+def _drawn(row: _Row) -> tuple[View, Tensor, int]:
+    assert row.drawn is not None, "every trajectory draws"
+    return row.drawn
 
 
 def assemble(events: Sequence[tuple[Plan, ...] | Inspection | Image]) -> tuple[Step, ...]:

@@ -5,12 +5,11 @@ BAGEL's formula: with v the velocity in full context, u without the last text an
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor
 
-Renorm = Literal["none", "global", "channel", "text_channel"]
+RENORMS = ("none", "global", "channel", "text_channel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +30,13 @@ class Guidance:
     text_scale: float = 1.0
     image_scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
-    renorm: Renorm = "global"
+    renorm: str = "global"
     renorm_min: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown renormalisation."""
-        if self.renorm not in get_args(Renorm):
-            raise ValueError(f"renorm is {self.renorm!r}; expected one of {', '.join(get_args(Renorm))}")
+        if self.renorm not in RENORMS:
+            raise ValueError(f"renorm is {self.renorm!r}; expected one of {', '.join(RENORMS)}")
 
     def active(self, timestep: float) -> bool:
         """Whether more than one velocity is needed at this time."""

@@ -156,13 +156,16 @@ def _call(units: list[_Unit], pattern: Pattern, layout: TokenLayout) -> tuple[At
         keys[row, len(unit.past) : unit.num_keys] = unit.keys
         slots[row, : unit.num_keys] = unit.key_slots(pattern)
     masked = any(unit.masked or unit.num_keys < num_keys for unit in units)
-    bias = _bias(queries, keys, layout).to(pattern.device) if masked else None
+    exact = _bias(queries, keys, layout).to(pattern.device) if masked else None
+    rounded: dict[torch.dtype, Tensor | None] = {}  # of the scores' precision, made once for all layers
     index = torch.from_numpy(np.where(queries < 0, 0, pattern.query_rows[queries]).ravel()).to(pattern.device)
     take = _taker(slots, [unit.num_keys for unit in units], pattern.device)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows = q.index_select(0, index).unflatten(0, queries.shape)
-        return _sdpa(rows, take(k), take(v), None if bias is None else bias.to(q.dtype)).flatten(0, 1)
+        if q.dtype not in rounded:
+            rounded[q.dtype] = None if exact is None else exact.to(q.dtype)
+        return _sdpa(rows, take(k), take(v), rounded[q.dtype]).flatten(0, 1)
 
     return call, queries.ravel()
 
@@ -200,14 +203,16 @@ def _taker(slots: np.ndarray, counts: list[int], device: torch.device) -> Callab
     even = even and all((np.diff(slots[row, :count]) == 1).all() for row, count in enumerate(counts))
     step = int(starts[1] - starts[0]) if rows > 1 else 0
     even = even and (rows == 1 or (step > 0 and bool((np.diff(starts) == step).all())))
-    index = torch.from_numpy(slots.ravel()).to(device)
+    index: list[Tensor] = []
 
     def take(x: Tensor) -> Tensor:
         if even and not x.requires_grad and starts[-1] + width <= len(x):
             heads, dim = x.shape[1:]
             strides = (step * x.stride(0), *x.stride())
             return x.as_strided((rows, width, heads, dim), strides, x.storage_offset() + int(starts[0]) * x.stride(0))
-        return x.index_select(0, index).unflatten(0, (rows, width))
+        if not index:
+            index.append(torch.from_numpy(slots.ravel()).to(device))
+        return x.index_select(0, index[0]).unflatten(0, (rows, width))
 
     return take
 
@@ -220,8 +225,18 @@ def _sdpa(
 ) -> Float[Tensor, "rows width heads dim"]:
     """Softmax attention row by row; grouped-query where there are fewer heads of keys."""
     q, k, v = (x.transpose(1, 2) for x in (q, k.to(q.dtype), v.to(q.dtype)))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=q.shape[1] != k.shape[1])
-    return out.transpose(1, 2)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and bias is not None and q.is_cuda:  # no fused CUDA kernel takes a mask and fewer heads of keys
+        k, v, groups = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1), 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=groups > 1).transpose(1, 2)
+
+
+def _in_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """In the precision that autocast would choose, for kernels that it does not know."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
 
 
 # -- flex -------------------------------------------------------------------------------------------------------------
@@ -232,10 +247,11 @@ def _flex_rule(query: TokenLayout, key: TokenLayout, _batch, _head, q_index, k_i
 
 
 @cache
-def _compiled_flex():
+def _compiled_flex(device_type: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    # Compiled for any length, torch's CPU kernel has failed on masks of expert-major order ("index out of bounds").
+    return torch.compile(flex_attention, dynamic=device_type != "cpu")
 
 
 def flex(pattern: Pattern) -> Attend:
@@ -249,32 +265,51 @@ def flex(pattern: Pattern) -> Attend:
     order = torch.from_numpy(np.argsort(pattern.query_rows)).to(pattern.device)  # places in the order of the queries
     slots = torch.from_numpy(np.concatenate((*pattern.past, pattern.key_slots))).to(pattern.device)
     query, key = layout[order], _behind_past(layout, [len(past) for past in pattern.past])
-    rule = partial(_flex_rule, query, key)
-    mask = create_block_mask(rule, None, None, len(order), len(slots), device=pattern.device.type)
+    rule = partial(_flex_rule, _whole_blocks(query), _whole_blocks(key))
+    sizes = (_round_up(len(order)), _round_up(len(slots)))
+    if pattern.device.type == "cuda":  # compiled, the whole matrix never exists
+        create_block_mask = torch.compile(create_block_mask, dynamic=True)
+    mask = create_block_mask(rule, None, None, *sizes, device=str(pattern.device))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if q.device.type == "cpu" and q.requires_grad:
             raise ValueError("FlexAttention has no backward on a CPU; train with the segmented lowering there")
-        q, k, v = (x[None].transpose(1, 2) for x in (q, k.index_select(0, slots), v.index_select(0, slots)))
-        out = _compiled_flex()(q, k.to(q.dtype), v.to(q.dtype), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-        return out.transpose(1, 2)[0]
+        q, k, v = _in_autocast(q, k, v)
+        whole = (q, k.index_select(0, slots).to(q.dtype), v.index_select(0, slots).to(q.dtype))
+        padded = [F.pad(x, (0, 0, 0, 0, 0, _round_up(len(x)) - len(x)))[None].transpose(1, 2) for x in whole]
+        out = _compiled_flex(q.device.type)(*padded, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        return out.transpose(1, 2)[0, : len(q)]
 
     return attend
 
 
+def _round_up(count: int, block: int = 128) -> int:
+    return -(-count // block) * block
+
+
+def _whole_blocks(layout: TokenLayout) -> TokenLayout:
+    """Filled up to whole blocks, which the compiled kernels want, by a sample that sees nothing but itself."""
+    more = _round_up(len(layout.index)) - len(layout.index)
+    return TokenLayout(
+        sample=F.pad(layout.sample, (0, more), value=PADDING),
+        segment=F.pad(layout.segment, (0, more)),
+        index=F.pad(layout.index, (0, more)),
+        causal=F.pad(layout.causal, (0, more)),
+        noised=F.pad(layout.noised, (0, more)),
+    )
+
+
 def _behind_past(layout: TokenLayout, counts: Sequence[int]) -> TokenLayout:
     """The layout with the remembered keys of each sample in front, as `_at` has them."""
-    device = layout.sample.device
-    owner = torch.arange(len(counts), device=device).repeat_interleave(
-        torch.tensor(counts, dtype=torch.long, device=device)
-    )
-    past, no = torch.full_like(owner, PAST), torch.zeros_like(owner, dtype=torch.bool)
+    past = torch.tensor(counts, dtype=torch.long, device=layout.sample.device)
+    total = sum(counts)
+    owner = torch.arange(len(counts), device=past.device).repeat_interleave(past, output_size=total)
     return TokenLayout(
         sample=torch.cat((owner, layout.sample)),
-        segment=torch.cat((past, layout.segment)),
-        index=torch.cat((past, layout.index)),
-        causal=torch.cat((no, layout.causal)),
-        noised=torch.cat((no, layout.noised)),
+        segment=F.pad(layout.segment, (total, 0), value=PAST),
+        index=F.pad(layout.index, (total, 0), value=PAST),
+        causal=F.pad(layout.causal, (total, 0)),
+        noised=F.pad(layout.noised, (total, 0)),
     )
 
 
@@ -302,6 +337,7 @@ def varlen(pattern: Pattern, kernel: VarlenKernel | None = None) -> Attend:
     restore = torch.from_numpy(np.argsort(pattern.query_rows[places])).to(pattern.device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = _in_autocast(q, k, v)
         return torch.cat([call(kernel, q, k, v) for call in calls]).index_select(0, restore)
 
     return attend

@@ -5,6 +5,10 @@ patches of the generating one. Attention does not care about order as long as th
 to gather or scatter.
 """
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -76,11 +80,22 @@ class Expert(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of the class, not of an instance, so that a copied model computes with its own weights."""
+    return torch.compile(function, dynamic=True)
+
+
 class DecoderLayer(nn.Module):
-    """x += o(attention(qkv(norm x))); x += mlp(norm x), each token with its own expert's weights."""
+    """x += o(attention(qkv(norm x))); x += mlp(norm x), each token with its own expert's weights.
+
+    Attributes:
+        compiled: what is dense (norms, projections, MLPs) is compiled; attention has kernels of its own.
+    """
 
     def __init__(self, **sizes) -> None:
         super().__init__()
+        self.compiled = False
         self.understand = Expert(**sizes)
         self.generate = Expert(**sizes)
 
@@ -101,15 +116,17 @@ class DecoderLayer(nn.Module):
         parts = ((self.understand, x[:num_understand]), (self.generate, x[num_understand:]))
         if not torch.is_grad_enabled():  # in training an idle expert's gradients are zeros, not missing
             parts = tuple((expert, part) for expert, part in parts if len(part))
+        project, mlp = Expert.queries_keys_values, Expert.mlp
+        if self.compiled:
+            project, mlp = _compiled(project), _compiled(mlp)
         q, k, v = (
-            torch.cat(of_experts)
-            for of_experts in zip(*(expert.queries_keys_values(part) for expert, part in parts), strict=True)
+            torch.cat(of_experts) for of_experts in zip(*(project(expert, part) for expert, part in parts), strict=True)
         )
         attended = attend(rotate(q, *rotary), rotate(k, *rotary), v).flatten(1)  # (n, heads * head_dim)
         outputs = []
         for (expert, part), context in zip(parts, attended.split([len(part) for _, part in parts]), strict=True):
             part = part + expert.o_proj(context)
-            outputs.append(part + expert.mlp(part))
+            outputs.append(part + mlp(expert, part))
         return torch.cat(outputs)
 
 

@@ -25,7 +25,7 @@ from brushwork.flow.path import velocity_from_data
 from brushwork.flow.vision import Connector, VisionConfig, VisionEncoder
 from brushwork.tokens.attention import Kind, Span
 from brushwork.tokens.images import interpolated_index, table_index
-from brushwork.tokens.packing import CLEAN, PackedBatch, expert_major
+from brushwork.tokens.packing import PackedBatch, expert_major
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +87,24 @@ class ModelConfig:
         """Pixels a side of one image token."""
         return self.latent_downsample * self.latent_patch_size
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuses pictures that cannot become patches.
+
+        Raises:
+            ValueError: sides in pixels that the stride does not divide, or beyond the position table.
+        """
+        if height % self.stride or width % self.stride or min(height, width) < self.stride:
+            raise ValueError(
+                f"an image of {height}x{width} does not divide into tokens of {self.stride} pixels; "
+                "take multiples of that"
+            )
+        largest = self.max_latent_size * self.stride
+        if max(height, width) > largest and not self.interpolate_positions:
+            raise ValueError(
+                f"an image of {height}x{width} exceeds the model's position table, which ends at {largest} pixels; "
+                "make it smaller"
+            )
+
     def to_dict(self) -> dict:
         """Plain numbers, strings and dictionaries, for JSON."""
         return dataclasses.asdict(self)
@@ -107,13 +125,13 @@ class Prediction:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class Continuation:
     """What a batch continues.
 
     Attributes:
         cache: holds keys and values.
         contexts: of each sample of the batch, what stands in front of it.
-        keep: the contexts remember the batch; otherwise it leaves no trace (a noised image).
+        keep: the contexts hold the batch from now on; otherwise it leaves no trace (a noised image).
     """
 
     cache: KVCache
@@ -122,7 +140,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class BatchPlan:
     """All of an evaluation that depends neither on latents nor on weights; the steps of a denoising loop share one.
 
     Attributes:
@@ -133,6 +151,9 @@ class Plan:
         attention: of each decoder layer.
         vision_attention: of the vision encoder's layers.
         latent_rows, vision_rows: of the position tables.
+        image_of: of each latent patch, which image it belongs to.
+        first_patch: of each of those images.
+        noised: which patches are noised.
     """
 
     order: Int[Tensor, " tokens"]
@@ -143,6 +164,9 @@ class Plan:
     vision_attention: Attend | None
     latent_rows: Int[Tensor, " patches"]
     vision_rows: Int[Tensor, " vision"]
+    image_of: Int[Tensor, " patches"]
+    first_patch: Int[Tensor, " images"]
+    noised: Int[Tensor, " noised"]
 
 
 class UnifiedModel(nn.Module):
@@ -198,8 +222,12 @@ class UnifiedModel(nn.Module):
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
-    def plan(self, batch: PackedBatch, memory: Memory | None = None) -> Plan:
-        """What can be settled before any compute; with a memory, sample r continues its context r.
+    def plan(self, batch: PackedBatch, onto: Continuation | None = None) -> BatchPlan:
+        """What can be settled before any compute.
+
+        Args:
+            batch: the sequence.
+            onto: what its samples continue. Contexts that keep them grow here; their positions are the caller's.
 
         Raises:
             ValueError: an image exceeds the position tables, a context its capacity, or the model cannot see.
@@ -214,39 +242,45 @@ class UnifiedModel(nn.Module):
         rows = np.empty_like(host_order)
         rows[host_order] = np.arange(len(rows))
         order, place = (torch.from_numpy(array).to(device) for array in (host_order, rows))
-        return Plan(
+        sizes = np.array([s.length - 2 for s in batch.spans if s.kind.is_latent], dtype=np.int64)
+        kinds = np.array([s.kind is Kind.NOISED for s in batch.spans if s.kind.is_latent], dtype=bool)
+        image_of = np.repeat(np.arange(len(sizes)), sizes)
+        return BatchPlan(
             order=order,
             num_understand=num_understand,
             place=place,
             rotary=rotary_angles(batch.position_ids[order], config.head_dim, config.rope_theta),
-            attention=self._attention(batch, rows, memory),
+            attention=self._attention(batch, rows, onto),
             vision_attention=self._vision_attention(batch.spans, device) if len(batch.vision_index) else None,
             latent_rows=latent_rows,
             vision_rows=vision_rows,
+            image_of=torch.from_numpy(image_of).to(device),
+            first_patch=torch.from_numpy(np.cumsum(sizes) - sizes).to(device),
+            noised=torch.from_numpy(np.flatnonzero(kinds[image_of])).to(device),
         )
 
     def _table_rows(self, batch: PackedBatch, cells: Tensor, side: int, *, latent: bool) -> Tensor:
-        rows = table_index(cells, side)
         if not self.config.interpolate_positions or not len(cells):
-            return rows
+            return table_index(cells, side)
         counts = [s.length - 2 for s in batch.spans if s.kind is not Kind.TEXT and s.kind.is_latent is latent]
         last = cells[torch.tensor(counts).cumsum(0) - 1].tolist()  # of each image, its lower right patch
-        return torch.cat([interpolated_index((r + 1, c + 1), side) for r, c in last]).to(rows.device)
+        return torch.cat([interpolated_index((r + 1, c + 1), side) for r, c in last]).to(cells.device)
 
-    def _attention(self, batch: PackedBatch, rows: np.ndarray, memory: Memory | None) -> list[Attend]:
+    def _attention(self, batch: PackedBatch, rows: np.ndarray, onto: Continuation | None) -> list[Attend]:
         """One attention function a layer, for tokens in expert-major order."""
         pattern = Pattern(spans=batch.spans, query_rows=rows, key_slots=rows, device=batch.token_ids.device)
-        if memory is None:
+        if onto is None:
             return [self.lowering(pattern)] * len(self.layers)
-        past = tuple(context.slots() for context in memory.contexts)
-        slots = memory.cache.place(batch.lengths, memory.contexts, keep=memory.keep)
+        assert not onto.keep or not batch.num_draws, "a noised image must not be seen by what follows"
+        past = tuple(context.slots() for context in onto.contexts)
+        slots = onto.cache.place(batch.lengths, onto.contexts, keep=onto.keep)
         attend = self.lowering(dataclasses.replace(pattern, key_slots=slots, past=past))
         written = np.empty_like(slots)
         written[rows] = slots
         index = torch.from_numpy(written).to(pattern.device)
 
         def cached(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attend(q, *memory.cache.write(layer, index, k, v))
+            return attend(q, *onto.cache.write(layer, index, k, v))
 
         return [partial(cached, layer) for layer in range(len(self.layers))]
 
@@ -268,14 +302,14 @@ class UnifiedModel(nn.Module):
         patches: Float[Tensor, "patches dim"],
         timesteps: Float[Tensor, " patches"],
         pixels: Float[Tensor, "vision vision_dim"] | None = None,
-        plan: Plan | None = None,
+        plan: BatchPlan | None = None,
     ) -> Prediction:
         """Evaluates a pack.
 
         Args:
             batch: the sequence.
             patches: latent tokens in the order of `batch.patch_index`: x_t at noised ones, data at clean ones.
-            timesteps: the time of each patch; 0 at clean ones.
+            timesteps: the time of each patch, one for all of an image; 0 at clean ones.
             pixels: in the order of `batch.vision_index`, see `images.vision_patches`; None where nothing is seen.
             plan: what `plan` made of the batch; by default it is planned as a pack of whole samples.
         """
@@ -286,29 +320,37 @@ class UnifiedModel(nn.Module):
                 x = checkpoint(layer, x, plan.num_understand, plan.rotary, attend, use_reentrant=False)
             else:
                 x = layer(x, plan.num_understand, plan.rotary, attend)
-        noised = (batch.patch_draw != CLEAN).nonzero().squeeze(-1)
-        drawn = self.llm2vae(self.norm_generate(x[plan.num_understand + noised]))
+        drawn = self.llm2vae(self.norm_generate(x[plan.num_understand + plan.noised]))
         return Prediction(
             text_logits=self.lm_head(self.norm(x[plan.place[batch.text_index]])),
             switch_logits=self.lm_head(self.norm(x[plan.place[batch.switch_index]])),
-            velocity=self._velocity(drawn, patches[noised], timesteps[noised]),
+            velocity=self._velocity(drawn, patches[plan.noised], timesteps[plan.noised]),
         )
 
     def embed(
-        self, batch: PackedBatch, patches: Tensor, timesteps: Tensor, pixels: Tensor | None, plan: Plan
+        self, batch: PackedBatch, patches: Tensor, timesteps: Tensor, pixels: Tensor | None, plan: BatchPlan
     ) -> Float[Tensor, "tokens hidden"]:
         """The decoder's input, in the plan's order."""
         num_words = plan.num_understand - len(batch.vision_index)
-        parts = [self.embed_tokens(batch.token_ids[plan.order[:num_words]])]
-        if plan.vision_attention is not None:
-            if pixels is None or len(pixels) != len(batch.vision_index):
-                got = None if pixels is None else len(pixels)
-                raise ValueError(f"the batch holds {len(batch.vision_index)} vision patches, the pixels are {got}")
-            seen = self.connector(self.vision(pixels, plan.vision_rows, plan.vision_attention))
-            parts.append(seen + self.vision_positions[plan.vision_rows])
-        times, index = timesteps.unique(return_inverse=True)
-        latents = self.vae2llm(patches.to(self.vae2llm.weight.dtype)) + self.time_embedder(times)[index]
-        return torch.cat((*parts, latents + self.latent_positions[plan.latent_rows]))
+        words = self.embed_tokens(batch.token_ids[plan.order[:num_words]])
+        times = self.time_embedder(timesteps[plan.first_patch])  # an image has one time
+        latents = self.vae2llm(patches.to(self.vae2llm.weight.dtype)) + times[plan.image_of]
+        return torch.cat((words, *self._look(pixels, plan), latents + self.latent_positions[plan.latent_rows]))
+
+    def _look(self, pixels: Tensor | None, plan: BatchPlan) -> list[Tensor]:
+        """The decoder's input for what the vision encoder sees.
+
+        In training an encoder without anything to see still takes part, so that its gradients are zeros, not missing.
+        """
+        if self.config.vision is None or not (len(plan.vision_rows) or torch.is_grad_enabled()):
+            return []
+        if pixels is None:
+            pixels = self.embed_tokens.weight.new_zeros((0, self.config.vision.patch_dim))
+        if len(pixels) != len(plan.vision_rows):
+            raise ValueError(f"the batch holds {len(plan.vision_rows)} vision patches, the pixels are {len(pixels)}")
+        attend = plan.vision_attention or (lambda q, k, v: v)
+        seen = self.connector(self.vision(pixels, plan.vision_rows, attend))
+        return [seen + self.vision_positions[plan.vision_rows]]
 
     def _velocity(self, drawn: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         if self.config.prediction == "velocity":
@@ -323,11 +365,11 @@ class UnifiedModel(nn.Module):
         if self.config.vision is not None:
             self.vision.activation_checkpointing = on
 
-    def compile_experts(self) -> None:
+    def compile_experts(self, on: bool = True) -> None:
         """Compiles what is dense in each decoder layer (norms, projections, MLPs); attention has kernels of its own."""
-        for expert in self.experts():
-            expert.queries_keys_values = torch.compile(expert.queries_keys_values, dynamic=True)
-            expert.mlp = torch.compile(expert.mlp, dynamic=True)
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            layer.compiled = on
 
     def experts(self) -> Iterator[Expert]:
         """Both experts of every layer."""

@@ -17,6 +17,7 @@ def euler(
     *,
     every: int = 1,
     warmup: int = 3,
+    regime: Callable[[float], object] = lambda _: None,
 ) -> Float[Tensor, "*n dim"]:
     """Follows `velocity` along `timesteps` (first to last, as `path.timestep_grid` gives them); state in float32.
 
@@ -24,19 +25,23 @@ def euler(
         every: evaluate only every so-many-th step and, in between, extend the last two velocities in a straight line
             over time (the idea of feature caching, at the model's output). 1 evaluates every step.
         warmup: steps that are evaluated in any case, at the start, where the velocity turns most.
+        regime: what kind of velocity a time has (guided or not); nothing is extended from one kind to another.
     """
-    x_t, seen = noise.float(), []
+    x_t, skipped, kind = noise.float(), 0, None
+    seen: list[tuple[float, Tensor]] = []  # the last two evaluations of this kind, as (time, velocity)
     for step, (now, then) in enumerate(pairwise(timesteps.tolist())):
-        if evaluated(step, every=every, warmup=warmup):
-            seen = [*seen[-1:], (now, velocity(x_t, now).float())]
+        if regime(now) != kind:
+            kind, seen = regime(now), []
+        if step < warmup or not seen or skipped >= every - 1:
+            seen, skipped = [*seen[-1:], (now, velocity(x_t, now).float())], 0
             slope = seen[-1][1]
         else:
-            (before, older), (last, newer) = seen[0], seen[-1]
-            slope = newer + (newer - older) * ((now - last) / (last - before)) if len(seen) > 1 else newer
+            skipped += 1
+            slope = _extended(seen, now)
         x_t = x_t - slope * (now - then)
     return x_t
 
 
-def evaluated(step: int, *, every: int, warmup: int = 3) -> bool:
-    """Whether `euler` asks for the velocity at a step."""
-    return step < warmup or (step - warmup) % every == every - 1
+def _extended(seen: list[tuple[float, Tensor]], now: float) -> Tensor:
+    (before, older), (last, newer) = seen[0], seen[-1]
+    return newer if len(seen) == 1 else newer + (newer - older) * ((now - last) / (last - before))

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from brushwork.tokens.trajectory import Image
@@ -51,8 +51,11 @@ def interpolated_index(grid: tuple[int, int], side: int) -> Int[Tensor, " n"]:
 
     The fractional coordinates 0, 1/n, 2/n, … of each axis fall into `side` equal buckets.
     """
-    edges = torch.arange(1, side) / side
-    rows, columns = (torch.bucketize(torch.arange(count) / count, edges, right=True) for count in grid)
+
+    def fractions(first: int, count: int) -> Tensor:  # in float32, where edges and coordinates meet (BAGEL)
+        return (torch.arange(first, count, dtype=torch.float64) * (1 / count)).float()
+
+    rows, columns = (torch.bucketize(fractions(0, count), fractions(1, side), right=True) for count in grid)
     return (rows[:, None] * side + columns).flatten()
 
 
@@ -105,11 +108,15 @@ def rgb(image: PIL.Image.Image) -> Image:
     return np.asarray(image.convert("RGB"))
 
 
-def vision_patches(image: Image, patch: int) -> Float[Tensor, "tokens dim"]:
+def vision_patches(image: UInt8[Tensor, "height width 3"], patch: int) -> Float[Tensor, "tokens dim"]:
     """A picture as the vision encoder reads it: numbers in [-1, 1], cut row-major; in a patch row, column, channel.
 
     Raises:
         ValueError: a side is no multiple of `patch`.
     """
-    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return patchify(pixels, patch)[0]
+    return patchify(to_unit_range(image[None]), patch)[0]
+
+
+def to_unit_range(images: UInt8[Tensor, "n height width 3"]) -> Float[Tensor, "n 3 height width"]:
+    """Pictures (0-255) as numbers in [-1, 1], channels first."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from brushwork.tokens.attention import Kind, Span, TokenLayout, token_layout
 from brushwork.tokens.segments import IGNORE_INDEX, Segment
-from brushwork.tokens.trajectory import Image
 from brushwork.tokens.vocabulary import ControlIds
 
 CLEAN = -1
@@ -52,7 +51,7 @@ class PackedBatch:
     images: tuple[UInt8[Tensor, "_ _ 3"], ...]
     vision_index: Int[Tensor, " vision"]
     vision_grid: Int[Tensor, "vision 2"]
-    vision_images: tuple[Image, ...]
+    vision_images: tuple[UInt8[Tensor, "_ _ 3"], ...]
     text_index: Int[Tensor, " texts"]
     text_labels: Int[Tensor, " texts"]
     text_weights: Float[Tensor, " texts"]
@@ -86,7 +85,8 @@ class PackedBatch:
     def _map(self, function: Callable[[Tensor], Tensor]) -> "PackedBatch":
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **moved, images=tuple(map(function, self.images)))
+        pictures = {"images": self.images, "vision_images": self.vision_images}
+        return dataclasses.replace(self, **moved, **{name: tuple(map(function, p)) for name, p in pictures.items()})
 
 
 def pack(samples: Sequence[Sequence[Segment]], control: ControlIds) -> PackedBatch:
@@ -185,7 +185,7 @@ def _vision(segments: Sequence[Segment], starts: Sequence[int]) -> dict[str, Any
     return {
         "vision_index": _cat([np.arange(start + 1, start + len(segment) - 1) for segment, start in chosen]),
         "vision_grid": _cells([segment for segment, _ in chosen]),
-        "vision_images": tuple(segment.image for segment, _ in chosen if segment.image is not None),
+        "vision_images": tuple(torch.tensor(segment.image) for segment, _ in chosen if segment.image is not None),
     }
 
 

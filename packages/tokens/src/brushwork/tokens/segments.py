@@ -73,7 +73,8 @@ def drop_conditions(segments: Sequence[Segment], drop: Callable[[Segment], bool]
     for segment in segments:
         if segment.droppable and drop(segment):
             freed += len(segment) if segment.kind is Kind.TEXT else 0
-            if segment.kind is Kind.VISION and kept and kept[-1].kind is Kind.CLEAN:
+            is_same_image = kept and kept[-1].kind is Kind.CLEAN and kept[-1].position == segment.position - freed - 1
+            if segment.kind is Kind.VISION and is_same_image:
                 kept[-1] = replace(kept[-1], switch=segment.switch)
             continue
         kept.append(replace(segment, position=segment.position - freed) if freed else segment)
@@ -94,6 +95,7 @@ class Segmenter:
             out, each by itself: what image guidance extrapolates from, and robustness.
         draw_flawed: also learn to draw the drafts in which an error was planted.
         resize: brings pictures to a size that the stride divides; None takes them as they are.
+        max_size: longest side of a picture in pixels, where the model's position table ends; None for no limit.
         vision: brings pictures to the vision encoder's size; None where the model has no such encoder.
     """
 
@@ -105,6 +107,7 @@ class Segmenter:
     vision_dropout: float = 0.0
     draw_flawed: bool = False
     resize: ResizeRule | None = None
+    max_size: int | None = None
     vision: ResizeRule | None = None
 
     def __call__(self, trajectory: Trajectory, rng: np.random.Generator) -> list[Segment]:
@@ -157,6 +160,11 @@ class Segmenter:
 
     def _image(self, draft: Draft, position: int, switch: int) -> list[Segment]:
         image = draft.image if self.resize is None else self.resize(draft.image)
+        if self.max_size is not None and max(image.shape) > self.max_size:
+            raise ValueError(
+                f"a {image.shape[0]}x{image.shape[1]} image exceeds the model's position table, which ends at "
+                f"{self.max_size} pixels; make it smaller (segmenter.resize does so)"
+            )
         clean = Segment(
             kind=Kind.CLEAN,
             position=position,

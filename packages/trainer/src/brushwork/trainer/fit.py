@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 
 from brushwork.data.datamodule import TrajectoryDataModule
-from brushwork.flow.checkpoint import Bundle, from_pretrained, save_pretrained
+from brushwork.flow.checkpoint import Bundle, check_writable, from_pretrained, save_pretrained
 from brushwork.flow.model import UnifiedModel
 from brushwork.tokens.segments import Segmenter
 from brushwork.trainer.module import ProcessModule
@@ -42,7 +42,7 @@ def fit(
 
     Args:
         model: makes or reads the model, its vocabulary and its autoencoder; called once the seed is set.
-        segmenter: builds the segmenter, given `vocabulary`, `stride` and `vision`.
+        segmenter: builds the segmenter, given `vocabulary`, `stride`, `max_size` and `vision`.
         data: builds the data module, given `segmenter`.
         module: builds the training module, given the model and `autoencoder`.
         callbacks, loggers: of the trainer. A callback that is a function is called with `vocabulary`.
@@ -57,6 +57,8 @@ def fit(
     pl.seed_everything(seed, verbose=False)
     bundle = model()
     unified = bundle.model
+    check_writable(unified)
+    Path(out).mkdir(parents=True, exist_ok=True)
     streams = data(segmenter=_segmenter(segmenter, bundle))
     extra = [c if isinstance(c, pl.Callback) else c(vocabulary=bundle.vocabulary) for c in callbacks]
     run = trainer(callbacks=extra, logger=list(loggers), default_root_dir=out)
@@ -75,11 +77,11 @@ def fit(
     if folder.is_dir() and all(timer.start_time("train") is None for timer in training.timers()):
         log.info("nothing is left to train; the model in %s stays as it is", folder)
         return folder
+    save_pretrained(bundle, folder)
     if streams.train.set_aside:
         text = json.dumps(streams.train.set_aside, indent=1)
         (Path(out) / "set_aside.json").write_text(text)
         log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.train.set_aside), out)
-    save_pretrained(bundle, folder)
     log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
     return folder
 
@@ -115,7 +117,8 @@ def validate(
 def _segmenter(segmenter: Callable[..., Segmenter], bundle: Bundle) -> Segmenter:
     config = bundle.model.config
     vision = config.vision.resize if config.vision else None
-    return segmenter(vocabulary=bundle.vocabulary, stride=config.stride, vision=vision)
+    largest = config.max_latent_size * config.stride
+    return segmenter(vocabulary=bundle.vocabulary, stride=config.stride, max_size=largest, vision=vision)
 
 
 def _millions(model: UnifiedModel) -> float:

@@ -12,12 +12,16 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder, check_autoencoder
+from brushwork.flow.kernels import Lowering, segmented
 from brushwork.flow.loss import LossTerms, cross_entropy, flow_error
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import interpolate, sample_timesteps
 from brushwork.tokens.images import patchify, vision_patches
 from brushwork.tokens.packing import CLEAN, PackedBatch
 from brushwork.trainer.optim import warmup_cosine
+
+_PIXELS = 3 * 1024 * 1024
+"""Numbers of pictures that are encoded at once: the autoencoder works in full resolution."""
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -35,9 +39,11 @@ class ProcessModule(pl.LightningModule):
             own imperfect drafts.
         warmup_steps: optimiser steps of linear warm-up.
         lr_floor: share of the learning rate that is left at the end of the cosine.
+        lowering: how attention is carried out, see `flow.kernels`.
         weigh_texts: each text counts with the square root of its length instead of its length (BAGEL's option
             `ce_loss_reweighting`).
-        sample_latents: latents are drawn from the autoencoder's posterior, as BAGEL does, instead of being its mean.
+        sample_latents: latents are drawn from the autoencoder's posterior instead of being its mean. BAGEL draws too,
+            for a noised image and its clean copy apart; here both are one draw.
         activation_checkpointing, compile: see `UnifiedModel`.
         seed: of noise and timesteps. They depend on (seed, rank, step) alone, so a resumed run draws the same.
 
@@ -56,6 +62,7 @@ class ProcessModule(pl.LightningModule):
         context_noise: float = 0.0,
         warmup_steps: int = 100,
         lr_floor: float = 0.0,
+        lowering: Lowering = segmented,
         weigh_texts: bool = False,
         sample_latents: bool = False,
         activation_checkpointing: bool = False,
@@ -66,9 +73,9 @@ class ProcessModule(pl.LightningModule):
         self.model = model
         self.autoencoder = autoencoder or PixelAutoencoder()
         check_autoencoder(self.autoencoder, model.config.latent_channels, model.config.latent_downsample)
+        model.lowering = lowering
         model.checkpoint_activations(activation_checkpointing)
-        if compile:
-            model.compile_experts()
+        model.compile_experts(compile)
         self.weigh_texts, self.sample_latents = weigh_texts, sample_latents
         self.make_optimizer = optimizer
         self.lambda_ce, self.timestep_shift, self.context_noise = lambda_ce, timestep_shift, context_noise
@@ -106,12 +113,12 @@ class ProcessModule(pl.LightningModule):
         """
         patch, noise = self.model.config.latent_patch_size, generator if self.sample_latents else None
         sizes = {tuple(image.shape) for image in batch.images}
-        if len(sizes) == 1:
-            tokens = patchify(self.autoencoder.encode(torch.stack(batch.images), noise), patch).flatten(0, 1)
-        else:
-            encoded = [patchify(self.autoencoder.encode(image[None], noise), patch)[0] for image in batch.images]
-            tokens = torch.cat(encoded) if encoded else torch.zeros((0, self.model.config.patch_dim))
-        return tokens.to(self.device)[batch.patch_source]
+        alike = [torch.stack(batch.images)] if len(sizes) == 1 else [image[None] for image in batch.images]
+        groups = [group for images in alike for group in images.split(max(1, _PIXELS // images[0].numel()))]
+        tokens = [patchify(self.autoencoder.encode(group, noise), patch).flatten(0, 1) for group in groups]
+        if not tokens:
+            return torch.zeros((0, self.model.config.patch_dim), device=self.device)
+        return torch.cat(tokens).to(self.device)[batch.patch_source]
 
     def _pixels(self, batch: PackedBatch) -> Float[Tensor, "vision dim"] | None:
         """What the vision encoder reads; None where the batch shows it nothing."""
