@@ -53,7 +53,7 @@ def arguments(source, data, out, *, steps=4, precision="32-true", **module):
 
 
 def test_from_published_to_published(tiny_bagel, data, tmp_path):
-    given = arguments(tiny_bagel, data, tmp_path / "run", steps=8)
+    given = arguments(tiny_bagel, data, tmp_path / "run", steps=14)
     folder = fit(**given)
     losses = given["callbacks"][0].values
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])

@@ -298,6 +298,7 @@ def _replace(path: Path, text: str) -> None:
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.part")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     os.replace(part, path)
 
 
