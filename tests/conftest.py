@@ -70,9 +70,9 @@ def tiny_bagel(tmp_path, tiny_tokenizer) -> Path:
     from brushwork.flow.vision import VisionConfig
 
     torch.manual_seed(0)
-    sizes = dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, patch_size=14, image_size=56)
+    sizes = dict(hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, patch_size=14, image_size=56)
     config = ModelConfig(
-        vocab_size=len(tiny_tokenizer) + 6, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+        vocab_size=len(tiny_tokenizer) + 6, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4,
         num_kv_heads=2, latent_channels=4, latent_downsample=2, latent_patch_size=2, max_latent_size=10,
         vision=VisionConfig(**sizes),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from brushwork.flow.published import PATCH_EMBEDDING, model_config, published_na
 from brushwork.flow.vision import VisionConfig
 from brushwork.tokens.vocabulary import QwenVocabulary, WordVocabulary
 
-VISION = VisionConfig(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, patch_size=14, image_size=56)
+VISION = VisionConfig(hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, patch_size=14, image_size=56)
 FLUX = FluxConfig(width=32, multipliers=(1, 2), num_blocks=1, channels=4)
 
 
@@ -89,7 +89,7 @@ def test_a_convolution_becomes_a_matrix(folder):
     """SigLIP's own way to store the patch embedding."""
     weights = load_file(folder / "ema.safetensors")
     matrix = weights[PATCH_EMBEDDING]
-    weights[PATCH_EMBEDDING] = matrix.view(16, 14, 14, 3).permute(0, 3, 1, 2).contiguous()
+    weights[PATCH_EMBEDDING] = matrix.view(32, 14, 14, 3).permute(0, 3, 1, 2).contiguous()
     save_file(weights, folder / "ema.safetensors")
     assert torch.equal(from_pretrained(folder).model.vision.patch_embedding.weight, matrix)
 
@@ -105,7 +105,7 @@ def test_what_differs_is_listed(folder):
     for line in (
         r"missing llm2vae.bias (16,)",
         "unexpected language_model.model.layers.7.self_attn.q_proj.weight (2, 2)",
-        "connector.fc2.bias is (3,), the model expects (32,)",
+        "connector.fc2.bias is (3,), the model expects (64,)",
     ):
         assert line in str(error.value)
 
