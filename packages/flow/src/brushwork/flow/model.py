@@ -251,7 +251,7 @@ class UnifiedModel(nn.Module):
             place=place,
             rotary=rotary_angles(batch.position_ids[order], config.head_dim, config.rope_theta),
             attention=self._attention(batch, rows, onto),
-            vision_attention=self._vision_attention(batch.spans, device) if len(batch.vision_index) else None,
+            vision_attention=_vision_attention(batch.spans, device) if len(batch.vision_index) else None,
             latent_rows=latent_rows,
             vision_rows=vision_rows,
             image_of=torch.from_numpy(image_of).to(device),
@@ -283,16 +283,6 @@ class UnifiedModel(nn.Module):
             return attend(q, *onto.cache.write(layer, index, k, v))
 
         return [partial(cached, layer) for layer in range(len(self.layers))]
-
-    def _vision_attention(self, spans: Sequence[Span], device: torch.device) -> Attend:
-        """Each image sees itself alone."""
-        images, start = [], 0
-        for span in spans:
-            if span.kind is Kind.VISION:
-                images.append(Span(kind=span.kind, sample=len(images), start=start, length=span.length - 2))
-                start += span.length - 2
-        rows = np.arange(start)
-        return self.lowering(Pattern(spans=tuple(images), query_rows=rows, key_slots=rows, device=device))
 
     # -- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -388,3 +378,14 @@ class UnifiedModel(nn.Module):
             dtype=self.embed_tokens.weight.dtype,
             device=self.embed_tokens.weight.device,
         )
+
+
+def _vision_attention(spans: Sequence[Span], device: torch.device) -> Attend:
+    """Each image sees itself alone: nothing is masked, whatever lowering the decoder has."""
+    images, start = [], 0
+    for span in spans:
+        if span.kind is Kind.VISION:
+            images.append(Span(kind=span.kind, sample=len(images), start=start, length=span.length - 2))
+            start += span.length - 2
+    rows = np.arange(start)
+    return segmented(Pattern(spans=tuple(images), query_rows=rows, key_slots=rows, device=device))
