@@ -157,7 +157,7 @@ class Engine:
         """
         for image in images:
             if image is not None:
-                self.model.config.check_size(*image.shape[:2])
+                self.model.config.grid(image.shape[0], image.shape[1])  # refuses before anything is encoded
         latents = [None if image is None else self._latents(image) for image in images]
         if self.model.config.vision is None:
             return self.read_patches(latents)

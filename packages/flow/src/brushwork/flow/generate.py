@@ -115,14 +115,12 @@ class TrajectoryGenerator:
         fingerprint: str = "",
     ) -> None:
         self.sampling = sampling = sampling or Sampling()
-        model.config.check_size(*sampling.image_size)
+        self.grid = model.config.grid(*sampling.image_size)
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
         check_autoencoder(self.autoencoder, model.config.latent_channels, model.config.latent_downsample)
         self.fingerprint = fingerprint
-        height, width = sampling.image_size
-        self.grid = (height // model.config.stride, width // model.config.stride)
         self._table = transition_table(vocabulary, single_pass=sampling.single_pass)
         self._is_word = is_word(vocabulary)
 

@@ -24,7 +24,7 @@ from brushwork.flow.layers import DecoderLayer, Expert, RMSNorm, TimeEmbedder, r
 from brushwork.flow.path import velocity_from_data
 from brushwork.flow.vision import Connector, VisionConfig, VisionEncoder
 from brushwork.tokens.attention import Kind, Span
-from brushwork.tokens.images import interpolated_index, table_index
+from brushwork.tokens.images import interpolated_index, patch_grid, table_index
 from brushwork.tokens.packing import PackedBatch, expert_major
 
 
@@ -87,23 +87,14 @@ class ModelConfig:
         """Pixels a side of one image token."""
         return self.latent_downsample * self.latent_patch_size
 
-    def check_size(self, height: int, width: int) -> None:
-        """Refuses pictures that cannot become patches.
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens of an image.
 
         Raises:
             ValueError: sides in pixels that the stride does not divide, or beyond the position table.
         """
-        if height % self.stride or width % self.stride or min(height, width) < self.stride:
-            raise ValueError(
-                f"an image of {height}x{width} does not divide into tokens of {self.stride} pixels; "
-                "take multiples of that"
-            )
-        largest = self.max_latent_size * self.stride
-        if max(height, width) > largest and not self.interpolate_positions:
-            raise ValueError(
-                f"an image of {height}x{width} exceeds the model's position table, which ends at {largest} pixels; "
-                "make it smaller"
-            )
+        largest = None if self.interpolate_positions else self.max_latent_size * self.stride
+        return patch_grid(height, width, self.stride, largest)
 
     def to_dict(self) -> dict:
         """Plain numbers, strings and dictionaries, for JSON."""

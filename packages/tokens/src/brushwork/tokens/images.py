@@ -31,6 +31,28 @@ def unpatchify(
     return rearrange(tokens, "n (h w) (p q c) -> n c (h p) (w q)", p=patch, q=patch, h=grid[0], w=grid[1])
 
 
+def patch_grid(height: int, width: int, stride: int, max_size: int | None = None) -> tuple[int, int]:
+    """Rows and columns of tokens of a picture, from its sides in pixels.
+
+    Args:
+        stride: pixels a side of a token.
+        max_size: longest side, where the model's position table ends; None for no limit.
+
+    Raises:
+        ValueError: a side that the stride does not divide, or that is too long.
+    """
+    if height % stride or width % stride or min(height, width) < stride:
+        raise ValueError(
+            f"a {height}x{width} image does not divide into tokens of {stride} pixels; resize it to multiples of that"
+        )
+    if max_size is not None and max(height, width) > max_size:
+        raise ValueError(
+            f"a {height}x{width} image exceeds the model's position table, which ends at {max_size} pixels; "
+            "make it smaller"
+        )
+    return height // stride, width // stride
+
+
 def table_index(cells: Int[Tensor, "n 2"], side: int) -> Int[Tensor, " n"]:
     """Rows of a position table of side x side for the (row, column) of each patch (BAGEL's "extrapolate").
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.grammar import inspection_ids, plan_ids
-from brushwork.tokens.images import ResizeRule
+from brushwork.tokens.images import ResizeRule, patch_grid
 from brushwork.tokens.trajectory import Draft, Image, Step, Trajectory
-from brushwork.tokens.vocabulary import ControlIds, Vocabulary
+from brushwork.tokens.vocabulary import Vocabulary
 
 IGNORE_INDEX = -100
 """Label of a token at which nothing is to be predicted."""
@@ -53,13 +53,6 @@ class Segment:
     def next_position(self) -> int:
         """The position that follows: past a text its length, past an image one, past a noised image none (BAGEL)."""
         return self.position + {Kind.TEXT: len(self), Kind.NOISED: 0}.get(self.kind, 1)
-
-
-def text_segment(
-    ids: Sequence[int], position: int, control: ControlIds, *, loss: bool = True, switch: int = IGNORE_INDEX
-) -> Segment:
-    """A text: `ids` between bos and eos."""
-    return Segment(kind=Kind.TEXT, position=position, ids=(control.bos, *ids, control.eos), loss=loss, switch=switch)
 
 
 def drop_conditions(segments: Sequence[Segment], drop: Callable[[Segment], bool]) -> list[Segment]:
@@ -131,14 +124,14 @@ class Segmenter:
     def _segments(self, trajectory: Trajectory) -> list[Segment]:
         control = self.vocabulary.control
         first = control.vision_start if trajectory.steps[0].plan is None else control.bos
-        segments = [text_segment(self.vocabulary.encode(trajectory.prompt), 0, control, loss=False, switch=first)]
+        segments = [self._text(self.vocabulary.encode(trajectory.prompt), 0, first, loss=False)]
         planned: list[int] = []
         for step, following in zip(trajectory.steps, (*trajectory.steps[1:], None), strict=True):
             if step.plan is not None:
                 planned += plan_ids(step.plan, self.vocabulary)
             if step.drafts:
                 if planned:
-                    segments.append(self._text(planned, segments, control.vision_start))
+                    segments.append(self._text(planned, segments[-1].next_position, control.vision_start))
                     planned = []
                 self._append_drafts(segments, step, last=following is None)
         return segments
@@ -153,34 +146,25 @@ class Segmenter:
             after_last = control.eos if last else control.bos
             after_text = control.vision_start if number < len(step.drafts) else after_last
             ids = inspection_ids(draft.inspection, self.vocabulary)
-            segments.append(self._text(ids, segments, after_text))
+            segments.append(self._text(ids, segments[-1].next_position, after_text))
 
-    def _text(self, ids: Sequence[int], before: list[Segment], switch: int) -> Segment:
-        return text_segment(ids, before[-1].next_position, self.vocabulary.control, switch=switch)
+    def _text(self, ids: Sequence[int], position: int, switch: int, *, loss: bool = True) -> Segment:
+        """`ids` between bos and eos."""
+        control = self.vocabulary.control
+        ids = (control.bos, *ids, control.eos)
+        return Segment(kind=Kind.TEXT, position=position, ids=ids, loss=loss, switch=switch)
 
     def _image(self, draft: Draft, position: int, switch: int) -> list[Segment]:
         image = draft.image if self.resize is None else self.resize(draft.image)
-        if self.max_size is not None and max(image.shape) > self.max_size:
-            raise ValueError(
-                f"a {image.shape[0]}x{image.shape[1]} image exceeds the model's position table, which ends at "
-                f"{self.max_size} pixels; make it smaller (segmenter.resize does so)"
-            )
-        clean = Segment(
-            kind=Kind.CLEAN,
-            position=position,
-            grid=_grid(image, self.stride),
-            image=image,
-            switch=switch,
-            droppable=True,
-        )
+        grid = patch_grid(image.shape[0], image.shape[1], self.stride, self.max_size)
+        clean = Segment(kind=Kind.CLEAN, position=position, grid=grid, image=image, switch=switch, droppable=True)
         copies = self.noise_copies if self.draw_flawed or not draft.flawed else 0
         noised = replace(clean, kind=Kind.NOISED, switch=IGNORE_INDEX, droppable=False)
         if self.vision is None:
             return [noised] * copies + [clean]
         seen = self.vision(image)
-        vision = replace(
-            clean, kind=Kind.VISION, position=position + 1, grid=_grid(seen, self.vision.stride), image=seen
-        )
+        grid = patch_grid(seen.shape[0], seen.shape[1], self.vision.stride)
+        vision = replace(clean, kind=Kind.VISION, position=position + 1, grid=grid, image=seen)
         return [noised] * copies + [replace(clean, switch=IGNORE_INDEX), vision]
 
     @staticmethod
@@ -193,13 +177,3 @@ class Segmenter:
         target = segments[drawn]
         copies = [s for s in segments if s.kind is Kind.NOISED and s.image is target.image]
         return segments[:cut] + [replace(copy, position=segments[cut].position) for copy in copies]
-
-
-def _grid(image: Image, stride: int) -> tuple[int, int]:
-    height, width = image.shape[:2]
-    if height % stride or width % stride:
-        raise ValueError(
-            f"a {height}x{width} image does not divide into tokens of {stride} pixels; resize it to a multiple "
-            "(segmenter.resize does so)"
-        )
-    return height // stride, width // stride
