@@ -47,6 +47,14 @@ def test_an_accepted_draft():
     assert inspect("a red circle", "a red circle at a1") == Inspection(draft_check=ACCEPTED)
 
 
+def test_more_of_a_thing_than_there_are_words_for():
+    """A model that has hardly trained plans such scenes, and they are judged like others."""
+    plan = " and ".join(["a ring"] * 12)
+    said = inspect(plan, "a red ring at a1")
+    assert said.draft_check == "there should be 12 rings"
+    assert parse_feedback(said.draft_check) == ("count",)
+
+
 def test_several_are_joined_and_none_is_said_twice():
     said = inspect("four rings", "a red ring at a1 and a blue ring at b1")
     assert said == Inspection(draft_check="there should be four rings", refine="add a ring and add a ring")

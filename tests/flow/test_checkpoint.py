@@ -294,13 +294,16 @@ def test_the_flux_autoencoder_has_the_published_size():
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 _MEASURE = """
-import resource, sys, torch
+import sys, torch
 from brushwork.flow.checkpoint import load_model
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # of this process: getrusage would start with that of the test run
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+before = peak()
 model, _ = load_model(sys.argv[1], dtype=sys.argv[2])
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 copy = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-print((after - before) * 1024 / copy)
+print((peak() - before) / copy)
 """
 
 
@@ -317,4 +320,4 @@ def test_host_memory_is_hardly_more_than_one_copy(tmp_path, dtype):
     (tmp_path / "config.json").write_text(json.dumps({"format": "brushwork.unified", **config.to_dict()}))
     command = [sys.executable, "-c", _MEASURE, str(tmp_path), dtype]
     ratio = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert ratio <= 1.2, ratio
+    assert 0.9 <= ratio <= 1.2, ratio

@@ -111,6 +111,9 @@ def test_even_rows_of_a_cache_are_views():
     torch.testing.assert_close(viewed, copied)
     take = kernels._taker(np.arange(60).reshape(3, 20), [20, 20, 20], torch.device("cpu"))
     assert take(v.detach()).data_ptr() == v.data_ptr()
+    slots = np.stack((np.arange(20), np.arange(50, 70)))  # the second row, of 10 keys, ends with the cache
+    past_the_end = kernels._taker(np.where(slots < 60, slots, 0), [20, 10], torch.device("cpu"))
+    assert torch.equal(past_the_end(v.detach())[1, :10], v[50:])
 
 
 def test_no_masked_out_work():

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 
 from brushwork.critic.scene import (
     GRID,
-    NUMBERS,
     PREDICATES,
     Discrepancy,
     DiscrepancyKind,
     SceneObject,
     article,
     cell_name,
+    in_words,
     plural,
 )
 from brushwork.tokens.trajectory import Inspection
@@ -67,9 +67,9 @@ def _words(one: Discrepancy, grid: int) -> tuple[str, str]:
         case Discrepancy(kind="extra", seen=SceneObject(noun=seen)):
             return f"there is an extra {seen}", f"remove the {seen}"
         case Discrepancy(kind="count", count=int(count), wanted=SceneObject() as wanted):
-            return f"there should be {NUMBERS[count - 1]} {plural(wanted.name)}", _add(wanted, grid)
+            return f"there should be {in_words(count)} {plural(wanted.name)}", _add(wanted, grid)
         case Discrepancy(kind="count", count=int(count), seen=SceneObject() as extra):
-            return f"there should be {NUMBERS[count - 1]} {plural(extra.name)}", f"remove the {extra.noun}"
+            return f"there should be {in_words(count)} {plural(extra.name)}", f"remove the {extra.noun}"
     raise AssertionError(f"`diff` makes no {one}")
 
 

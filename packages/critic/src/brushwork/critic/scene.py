@@ -10,6 +10,13 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLORS = ("red", "green", "blue", "yellow", "purple", "cyan")
 NUMBERS = ("a", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """`NUMBERS[n - 1]` says n."""
+
+
+def in_words(count: int) -> str:
+    """A count of things in words, as far as there are words: a model may plan more of a thing than a scene can hold."""
+    return NUMBERS[count - 1] if 1 <= count <= len(NUMBERS) else str(count)
+
+
 GRID = 4
 """Cells a side of the canvas; cells are named column letter, row number: "b3"."""
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -141,7 +148,7 @@ def describe(scene: SceneGraph, *, cells: bool = False, grid: int = GRID) -> str
         while not cells and end < len(objects) and objects[end] == objects[start] and (end - 1, end) not in predicates:
             end += 1
         one = objects[start]
-        words.append(article(one.noun) if end == start + 1 else f"{NUMBERS[end - start - 1]} {plural(one.noun)}")
+        words.append(article(one.noun) if end == start + 1 else f"{in_words(end - start)} {plural(one.noun)}")
         if cells:
             words.append(f"at {cell_name(*one.centre, grid)}")
         words.append(predicates.get((end - 1, end), "and"))

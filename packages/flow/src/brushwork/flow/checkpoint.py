@@ -43,7 +43,7 @@ _AUTOENCODER, _CONFIG, _WORDS = "ae.safetensors", "config.json", "vocabulary.jso
 _LLM, _VIT = "llm_config.json", "vit_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _FORMAT = "brushwork.unified"
-_CHUNK = 1 << 29
+_CHUNK = 1 << 26
 """Bytes after which a file is opened anew, so that what was read of it is given back to the system."""
 
 
