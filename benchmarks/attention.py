@@ -28,7 +28,7 @@ from brushwork.tokens.vocabulary import WordVocabulary
 
 VISION = VisionConfig(hidden_size=384, intermediate_size=1536, num_layers=6, num_heads=6, patch_size=14, image_size=224)
 CONFIG = ModelConfig(
-    vocab_size=8192, hidden_size=512, intermediate_size=1536, num_layers=8, num_heads=8, num_kv_heads=4,
+    vocab_size=12288, hidden_size=512, intermediate_size=1536, num_layers=8, num_heads=8, num_kv_heads=4,
     latent_channels=16, latent_downsample=8, latent_patch_size=2, max_latent_size=16, vision=VISION,
 )  # fmt: skip
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

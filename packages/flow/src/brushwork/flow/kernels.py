@@ -137,7 +137,7 @@ def _grouped(units: list[_Unit]) -> list[list[_Unit]]:
     for unit in sorted(units, key=lambda unit: (unit.num_keys, len(unit.queries))):
         width, area = max(width, len(unit.queries)), area + unit.area
         padded = (len(groups[-1]) + 1) * width * unit.num_keys if groups else 0
-        if groups and unit.area <= SHORT and padded <= 2 * area + SHORT // 16:
+        if groups and unit.area <= SHORT and padded <= area + SHORT // 16:
             groups[-1].append(unit)
         else:
             groups.append([unit])
