@@ -30,21 +30,23 @@ class SceneObject:
     """One thing; None is "not said".
 
     Attributes:
-        name: its shape, a singular noun.
+        name: what it is, a singular noun; in the embedded world its shape.
         color: a colour word.
         x: centre as a fraction of the canvas width, 0 left, 1 right.
         y: centre as a fraction of the canvas height, 0 top, 1 bottom.
+        attributes: what else is said of it ("wooden", "striped"); in the embedded world nothing.
     """
 
     name: str
     color: str | None = None
     x: float | None = None
     y: float | None = None
+    attributes: tuple[str, ...] = ()
 
     @property
     def noun(self) -> str:
-        """Colour and shape as words: "red circle"."""
-        return f"{self.color} {self.name}" if self.color else self.name
+        """Attributes, colour and name as words: "red circle", "striped brown dog"."""
+        return " ".join((*self.attributes, *((self.color,) if self.color else ()), self.name))
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -55,7 +57,7 @@ class SceneObject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """`objects[subject]` is `predicate` (one of `PREDICATES`) `objects[object]`."""
+    """`objects[subject]` is `predicate` (one of `PREDICATES`, or other words such as "riding") `objects[object]`."""
 
     subject: int
     predicate: str

@@ -1,9 +1,10 @@
 """What a judge answers: a verdict, or the failure to reach one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from brushwork.tokens.trajectory import Image
+from brushwork.tokens.trajectory import Image, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,4 +38,30 @@ class Judge(Protocol):
 
     def __call__(self, prompt: str, image: Image) -> Verdict | JudgeFailure:
         """The answer; a judge raises only for its own misuse, never for a prompt that it cannot read."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanVerdict:
+    """Whether the plans of a trajectory keep to its prompt (paper: instruction-intermediate conflict).
+
+    Attributes:
+        step: the first plan that contradicts the prompt, counted from 0; None where none does.
+        analysis: what is wrong with it, or that nothing is, in words for the model to learn.
+        refine: the corrective instruction; empty where nothing is wrong.
+        judge: name and version of the judge.
+    """
+
+    step: int | None
+    analysis: str
+    refine: str
+    judge: str
+
+
+@runtime_checkable
+class PlanCritic(Protocol):
+    """Whether plans contradict the prompt that they are made for; reads words alone."""
+
+    def __call__(self, prompt: str, plans: Sequence[Plan]) -> PlanVerdict | JudgeFailure:
+        """The answer for the plans of one trajectory, in order, the last of which may be unfinished."""
         ...

@@ -1,0 +1,1 @@
+"""Where prompts and scenes come from, one corpus a file; see `brushwork.data.tasks.Source`."""
