@@ -64,7 +64,7 @@ demo: $(INSTALLED)
 	@echo "contact sheet: $(DEMO)/report/contact_sheet.png"
 
 $(DEMO)/data/manifest.json:
-	$(LIGHTNING) build out=$(DEMO)/data plan=$(PLAN)
+	$(LIGHTNING) build out=$(DEMO)/data subset.drawing.plan=$(PLAN)
 
 $(DEMO)/%/model/ema.safetensors: $(DEMO)/data/manifest.json
 	$(LIGHTNING) fit out=$(DEMO)/$* $(READS_$*) data.folder=$(DEMO)/data trainer.max_steps=-1 'trainer.max_time={minutes: $(MINUTES)}'

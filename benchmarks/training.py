@@ -7,13 +7,14 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from brushwork.data.sources.shapes import shapes_task
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import no_critique, process, single_pass, text_plan
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
@@ -44,9 +45,10 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 def packs(world: ShapesWorld, view: Callable, vocabulary: WordVocabulary) -> tuple[list[PackedBatch], float, float]:
     """Packs of one arm, how full they are, and the mean length of a sample."""
     rng = np.random.default_rng(0)
-    build = partial(multi_turn, world, split="train", plan="relational", flaw_rate=0.3, key="b")
+    tasks = [shapes_task(world, KINDS[i % len(KINDS)], rng, "train") for i in range(256)]
+    drawn = multi_turn(tasks, drawing=shapes_drawing(world), flaw_rate=0.3)
     segmenter = Segmenter(vocabulary=vocabulary, stride=8, noise_copies=2)
-    samples = [segmenter(view(build(KINDS[i % len(KINDS)], rng)), rng) for i in range(256)]
+    samples = [segmenter(view(one), rng) for one in drawn]
     lengths = [sum(map(len, sample)) for sample in samples]
     bins = best_fit_decreasing(lengths, MAX_TOKENS)
     fill = sum(lengths) / (MAX_TOKENS * len(bins))

@@ -1,6 +1,7 @@
 """The configs say what the constructors take: every verb and every group option is composed and compared."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,22 @@ def call(config: DictConfig) -> dict:
     return plain
 
 
-def groups(verb: str) -> set[str]:
-    return {name for name in composed(verb).hydra.runtime.choices if not name.startswith("hydra")}
+@cache
+def groups(verb: str) -> dict[str, str]:
+    """Each group that a verb or one of its options offers, with how it is overridden: `editor@subset.drawing.editor`."""
+    choices = [*composed(verb).hydra.runtime.choices]
+    for option in [path.stem for path in CONFIGS.glob("subset/*.yaml")] if "subset" in choices else []:
+        choices += composed(verb, f"subset={option}").hydra.runtime.choices
+    return {name.partition("@")[0]: name for name in choices if not name.startswith("hydra")}
+
+
+@cache
+def holding(verb: str, key: str) -> tuple[str, ...]:
+    """The overrides that make a verb offer a group below its `subset`."""
+    for option in [path.stem for path in CONFIGS.glob("subset/*.yaml")] if "@subset" in key else []:
+        if key in composed(verb, f"subset={option}").hydra.runtime.choices:
+            return (f"subset={option}",)
+    return ()
 
 
 def test_the_root_configs_are_the_verbs():
@@ -64,7 +79,9 @@ def test_an_option_fits_every_verb_that_offers_it(group, option):
     verbs = [verb for verb in cli.VERBS if group in groups(verb)]
     assert verbs, f"no verb has a group {group!r}: add it to a defaults list or remove the folder"
     for verb in verbs:
-        assert spelling.misfit(call(composed(verb, f"{group}={option}"))) is None, f"{verb} {group}={option}"
+        key = groups(verb)[group]
+        config = composed(verb, *holding(verb, key), f"{key}={option}")
+        assert spelling.misfit(call(config)) is None, f"{verb} {key}={option}"
 
 
 def test_an_ablation_has_at_most_ten_lines():

@@ -1,22 +1,40 @@
-"""The build: what it writes, that it can be killed, and that it never mixes two configurations."""
+"""The build: what it writes, that it can be killed, that no process changes a byte, that nothing is lost."""
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from brushwork.data.build import build
+from brushwork.data.executors import LocalExecutor
 from brushwork.data.shards import Rejected, ShardFolder
+from brushwork.data.sources.shapes import ShapesSource
+from brushwork.data.subsets.alignment import planted_alignment
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
+from brushwork.data.tasks import Reject, Task, task_rng
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.tokens.trajectory import Draft, Step, Trajectory
 
 WORLD = ShapesWorld()
-SUBSET = partial(multi_turn, plan="located", flaw_rate=0.5)
+SOURCE = ShapesSource(world=WORLD)
+SUBSET = partial(multi_turn, drawing=shapes_drawing(WORLD, plan="located"), flaw_rate=0.5)
+SIZES = {"num_samples": {"train": 14, "val": 6}, "samples_per_shard": 4}
 
 
-def run(out: Path, subset=SUBSET, **settings) -> dict:
-    return build(WORLD, subset, **{"num_samples": {"train": 14, "val": 6}, "samples_per_shard": 4, **settings}, out=out)
+def run(out: Path, subset=SUBSET, source=SOURCE, **options) -> dict:
+    return build(source, subset, **{**SIZES, "world": WORLD, **options}, out=out)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -32,30 +50,42 @@ def built(tmp_path_factory) -> Path:
 
 def test_what_is_built(built):
     shards = [f"train-0000{number}" for number in range(4)] + ["val-00000", "val-00001"]
-    files = [f"{shard}.{ending}" for shard in shards for ending in ("index.json", "tar")]
+    endings = ("index.json", "rejects.jsonl", "report.json", "tar")
+    files = [f"{shard}.{ending}" for shard in shards for ending in endings]
     assert sorted(contents(built)) == sorted([*files, "build.json", "manifest.json", "words.json"])
     assert json.loads((built / "words.json").read_text()) == list(WORLD.words())
     train, val = ShardFolder(built, "train"), ShardFolder(built, "val")
-    assert train.keys == [f"train-{index:08d}" for index in range(14)] and len(val) == 6
-    assert [one.meta["kind"] for one in train][:7] == [*KINDS, KINDS[0]]
+    assert len(train) == 14 and len(val) == 6
+    assert [key[:16] for key in train.keys[:5]] == [f"train-{n:010d}" for n in (0, 1, 2, 3, 100000)]
+    assert [one.meta["kind"] for one in train][:4] == [*KINDS[:4]]
     assert {one.meta["split"] for one in val} == {"val"}
     assert not any(isinstance(one, Rejected) for one in (*train, *val))
 
 
 def test_the_manifest_counts_what_is_there(built):
     manifest = json.loads((built / "manifest.json").read_text())
-    assert manifest["config"]["subset"] == {
-        "_target_": "brushwork.data.subsets.multi_turn.multi_turn",
-        "plan": "located",
-        "flaw_rate": 0.5,
-    }
+    subset = manifest["config"]["subset"]
+    assert subset["_target_"] == "brushwork.data.subsets.multi_turn.multi_turn" and subset["flaw_rate"] == 0.5
+    assert subset["drawing"]["plan"] == "located", "the settings of what a subset is made of are there too"
+    assert subset["drawing"]["editor"]["_target_"] == "brushwork.data.editors.renderer.RendererEditor"
     assert manifest["config"]["world"]["canvas"] == 32 and manifest["config"]["seed"] == 0
     for split in ("train", "val"):
         samples = list(ShardFolder(built, split))
         found = manifest["splits"][split]
-        assert found["samples"] == len(samples) == sum(found["kinds"].values())
+        assert found["samples"] == len(samples)
         assert found["images"] == sum(len(list(one.drafts)) for one in samples)
-        assert found["kinds"] == {kind: sum(one.meta["kind"] == kind for one in samples) for kind in KINDS}
+        assert found["most_images"] == max(len(list(one.drafts)) for one in samples)
+        assert found["words"] == sum(len(one.prompt.split()) for one in samples)
+        assert found["kinds"] == Counter(one.meta["kind"] for one in samples)
+        assert not found["rejected"] and not found["missing"]
+
+
+def test_the_bytes_do_not_depend_on_processes_or_batches(built, tmp_path):
+    run(tmp_path / "two", executor=LocalExecutor(num_processes=2))
+    assert contents(tmp_path / "two") == contents(built)
+    run(tmp_path / "one by one", batch_size=1)
+    of_batches = {name: data for name, data in contents(tmp_path / "one by one").items() if name.endswith(".tar")}
+    assert of_batches.items() <= contents(built).items()
 
 
 class Mortal:
@@ -64,20 +94,20 @@ class Mortal:
     def __init__(self, lives: int) -> None:
         self.lives, self.calls = lives, 0
 
-    def __call__(self, *arguments, **settings):
-        self.calls += 1
+    def __call__(self, tasks, **settings):
+        self.calls += len(tasks)
         if self.calls > self.lives:
             raise KeyboardInterrupt
-        return multi_turn(*arguments, **settings)
+        return multi_turn(tasks, **settings)
 
 
-@pytest.mark.parametrize(("lives", "left"), [(0, 20), (3, 20), (6, 16), (15, 6)])
-def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(built, tmp_path, lives, left):
+@pytest.mark.parametrize(("lives", "left"), [(0, 20), (3, 20), (8, 12), (18, 2)])
+def test_a_build_that_failed_goes_on_and_ends_in_the_same_bytes(built, tmp_path, lives, left):
     mortal = Mortal(lives)
-    subset = partial(mortal, plan="located", flaw_rate=0.5)
+    subset = partial(mortal, **SUBSET.keywords)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, subset)
-    assert not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / "manifest.json").exists() and not list(tmp_path.glob(".*.tmp"))
     (tmp_path / ".train-00003.tar.1.tmp").write_bytes(b"half")
     mortal.lives, mortal.calls = 100, 0
     run(tmp_path, subset)
@@ -87,20 +117,37 @@ def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(built, tmp_path, live
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_in_the_same_bytes(tmp_path):
+    sizes = ["num_samples={train: 1500, val: 60}", "samples_per_shard=50"]
+    command = [sys.executable, "-m", "brushwork.trainer", "build", "subset=multi_turn", *sizes]
+    subprocess.run([*command, f"out={tmp_path}/unbroken"], check=True, capture_output=True)
+    moments, killed = random.Random(0), 0
+    broken = [*command, f"out={tmp_path}/broken"]
+    while killed < 10:
+        process = subprocess.Popen(broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        seen = set(tmp_path.glob("broken/*.tar"))
+        until = time.monotonic() + 20
+        while set(tmp_path.glob("broken/*.tar")) == seen and time.monotonic() < until:  # it is still starting
+            time.sleep(0.002)
+        time.sleep(moments.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "broken" / "manifest.json").exists(), "it was killed before it was done, every time"
+    subprocess.run(broken, check=True, capture_output=True)
+    skip = ("build.log", "build.yaml")  # the command's own
+    one, other = ({n: d for n, d in contents(tmp_path / f).items() if n not in skip} for f in ("unbroken", "broken"))
+    assert one == other
+
+
 def test_a_damaged_shard_is_built_anew(built, tmp_path):
     run(tmp_path)
     whole = contents(tmp_path)
     (tmp_path / "train-00001.tar").write_bytes(whole["train-00001.tar"][:3000])
     (tmp_path / "train-00002.index.json").unlink()
+    (tmp_path / "train-00003.report.json").write_text("{")
     run(tmp_path)
     assert contents(tmp_path) == whole == contents(built)
-
-
-def test_a_sample_depends_on_its_number_alone(built, tmp_path):
-    run(tmp_path, num_samples={"train": 6}, samples_per_shard=5)
-    few, many = list(ShardFolder(tmp_path, "train")), list(ShardFolder(built, "train"))
-    assert [(one.key, one.prompt, one.meta) for one in few] == [(one.key, one.prompt, one.meta) for one in many[:6]]
-    assert all((one.final_image == other.final_image).all() for one, other in zip(few, many, strict=False))
 
 
 def test_another_seed_gives_other_samples(built, tmp_path):
@@ -108,27 +155,95 @@ def test_another_seed_gives_other_samples(built, tmp_path):
     assert contents(tmp_path)["train-00000.tar"] != contents(built)["train-00000.tar"]
 
 
+def test_classes_are_balanced_to_the_sample(tmp_path):
+    subset = partial(planted_alignment, drawing=shapes_drawing(WORLD), positives=0.9)
+    manifest = run(tmp_path, subset, num_samples={"train": 22}, samples_per_shard=4, positives=0.25)
+    assert manifest["splits"]["train"]["labels"] == {"negative": 16, "positive": 6}, "round(22 / 4) are positive"
+    assert manifest["splits"]["train"]["surplus"] > 0
+    labels = [one.meta["label"] for one in ShardFolder(tmp_path, "train")]
+    assert Counter(labels) == {"positive": 6, "negative": 16}
+
+
+def test_a_class_that_never_comes_is_reported(tmp_path):
+    subset = partial(planted_alignment, drawing=shapes_drawing(WORLD), positives=1.0)
+    manifest = run(tmp_path, subset, num_samples={"train": 10}, positives=0.5, max_tries=3)
+    found = manifest["splits"]["train"]
+    assert found["samples"] == 5 and found["missing"] == {"negative": 5}
+
+
+def test_a_balance_of_what_has_no_classes_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="labels a sample None; expected 'positive' or 'negative'"):
+        run(tmp_path, positives=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A source that ends, some of whose records cannot be read."""
+
+    prompts: tuple[str, ...]
+
+    def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task | Reject]:
+        for number, prompt in enumerate(self.prompts[part::parts]):
+            if prompt.startswith("bad"):
+                yield Reject(prompt=prompt, reason="unreadable: on purpose")
+            else:
+                yield Task(prompt=prompt, split=split, rng=task_rng(seed, split, part, number))
+
+
+def noted(tasks):
+    """A subset that draws nothing but numbers from each task's own randomness."""
+    steps = [(Step(plan=None, drafts=(Draft(image=t.rng.integers(0, 255, (4, 4, 3), np.uint8)),)),) for t in tasks]
+    return [Trajectory(key="new", prompt=t.prompt, steps=s) for t, s in zip(tasks, steps, strict=True)]
+
+
+def test_a_corpus_that_ends_is_used_up_and_what_is_rejected_is_kept(tmp_path):
+    prompts = (*(f"prompt {n}" for n in range(9)), "bad one", "A photo of a bench.")
+    manifest = run(tmp_path, noted, Corpus(prompts=prompts), num_samples={"train": 12}, world=None)
+    found = manifest["splits"]["train"]
+    assert found["samples"] == 9 and found["missing"] == {"samples": 3}
+    assert found["rejected"] == {"a benchmark asks for it": 1, "unreadable": 1}
+    assert sorted(one.prompt for one in ShardFolder(tmp_path, "train")) == sorted(prompts[:9])
+    lines = [json.loads(line) for path in tmp_path.glob("*.rejects.jsonl") for line in path.read_text().splitlines()]
+    assert {line["prompt"]: line["reason"] for line in lines} == {
+        "bad one": "unreadable: on purpose",
+        "A photo of a bench.": "a benchmark asks for it",
+    }
+    assert not (tmp_path / "words.json").exists(), "a corpus has no world whose words could be listed"
+
+
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("options", "named"),
     [
         ({"seed": 1}, "seed"),
         ({"num_samples": {"train": 15}}, "num_samples"),
-        ({"subset": partial(SUBSET, plan="relational")}, "subset"),
-        ({"kinds": ("colors",)}, "kinds"),
+        ({"subset": partial(SUBSET, flaw_rate=0.4)}, "subset"),
+        ({"source": replace(SOURCE, kinds=("colors",))}, "source"),
     ],
 )
-def test_a_folder_is_not_mixed_from_two_configurations(built, settings, named):
+def test_a_folder_is_not_mixed_from_two_configurations(built, options, named):
     before = contents(built)
     with pytest.raises(ValueError, match=f"differs in {named} .*choose another out="):
-        run(built, **settings)
+        run(built, **options)
     assert contents(built) == before
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"num_samples": {"training": 4}}, {"num_samples": {"train": 0}}, {"samples_per_shard": 0}],
+    "options",
+    [{"num_samples": {"training": 4}}, {"num_samples": {"train": 0}}, {"samples_per_shard": 0}, {"max_tries": 0}],
 )
-def test_settings_out_of_range_are_refused(tmp_path, settings):
+def test_settings_out_of_range_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="expected at least 1"):
-        run(tmp_path, **settings)
+        run(tmp_path, **options)
     assert not contents(tmp_path)
+
+
+class Killed:
+    """A subset whose process is killed at its first call."""
+
+    def __call__(self, tasks):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(ChildProcessError, match="the same command goes on where it stopped"):
+        run(tmp_path, Killed(), executor=LocalExecutor(num_processes=2))

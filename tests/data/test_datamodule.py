@@ -1,11 +1,14 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torch.utils.data import DataLoader
 
+from brushwork.data import datamodule
 from brushwork.data.datamodule import PackedStream
+from brushwork.data.mixture import Mixture
 from brushwork.data.shards import ShardFolder, write_shards
 from brushwork.data.views import process
 from brushwork.tokens.packing import PackedBatch
@@ -33,7 +36,8 @@ def folder(tmp_path):
 def stream(folder, **options) -> PackedStream:
     segmenter = Segmenter(vocabulary=VOCABULARY, stride=8, text_dropout=0.3)
     options = {"max_tokens": 60, "window": 12, "seed": 3, **options}
-    return PackedStream(ShardFolder(folder, "train"), process, segmenter, **options)
+    mixture = Mixture([ShardFolder(folder, "train")], seed=options["seed"])
+    return PackedStream(mixture, process, segmenter, **options)
 
 
 def numbers(batch: PackedBatch) -> list[int]:
@@ -62,30 +66,46 @@ def test_an_endless_stream_uses_every_sample_once_an_epoch(folder):
 @pytest.mark.parametrize("stop", [1, 3, 8, 20])
 def test_a_resumed_stream_goes_on_to_the_bit(folder, stop):
     straight = list(itertools.islice(stream(folder), 30))
-    first = stream(folder)
-    list(itertools.islice(first, stop))
     second = stream(folder)
-    second.load_state_dict(first.state_dict())
+    second.go_on_from(json.loads(json.dumps(straight[stop - 1].cursor)))
     for one, other in zip(itertools.islice(second, 30 - stop), straight[stop:], strict=True):
         assert equal(one, other)
 
 
-def test_a_resumed_loader_goes_on_to_the_bit(folder):
-    loader = StatefulDataLoader(stream(folder), batch_size=None)
-    batches = iter(loader)
-    for _ in range(5):
-        next(batches)
-    state = loader.state_dict()
-    expected = [next(batches) for _ in range(5)]
-    again = StatefulDataLoader(stream(folder), batch_size=None)
-    again.load_state_dict(state)
-    for one, other in zip(expected, again, strict=False):
-        assert equal(one, other)
+def across(folder, monkeypatch, ranks: int, workers: int, steps: int, cursor=None) -> list[list[PackedBatch]]:
+    """The batches of each step of a run on so many ranks, each with so many loader workers."""
+    runs = []
+    for rank in range(ranks):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: ranks)
+        parts = []
+        for worker in range(workers):
+            place = (rank, ranks, worker, workers)
+            monkeypatch.setattr(datamodule, "_place", lambda place=place: place)
+            one = stream(folder)
+            if cursor:
+                one.go_on_from(cursor)
+            parts.append(list(itertools.islice(one, -(-steps // workers))))
+        runs.append([batch for batches in zip(*parts, strict=True) for batch in batches][:steps])
+    return [list(step) for step in zip(*runs, strict=True)]
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 0), (3, 2)), ((2, 2), (2, 2)), ((3, 1), (2, 3)), ((4, 2), (1, 1))])
+def test_a_run_goes_on_with_other_numbers_of_ranks_and_workers(folder, monkeypatch, before, after):
+    """No pack is left out and none comes twice, whoever reads them."""
+    straight = [numbers(batch) for batch in itertools.islice(stream(folder), 60)]
+    steps = across(folder, monkeypatch, before[0], max(before[1], 1), 5)
+    cursors = [batch.cursor for batch in steps[-1]]
+    assert all(cursor == cursors[0] for cursor in cursors), "the place is the same on every rank"
+    more = across(folder, monkeypatch, after[0], max(after[1], 1), 6, json.loads(json.dumps(cursors[0])))
+    seen = [numbers(batch) for step in (*steps, *more) for batch in step]
+    assert seen == straight[: len(seen)]
 
 
 def test_workers_share_the_packs(folder):
     alone = [numbers(batch) for batch in stream(folder, endless=False)]
-    loader = StatefulDataLoader(stream(folder, endless=False), batch_size=None, num_workers=2)
+    loader = DataLoader(stream(folder, endless=False), batch_size=None, num_workers=2)
     shared = [numbers(batch) for batch in loader]
     assert sorted(shared) == sorted(alone)
 

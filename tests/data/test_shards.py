@@ -6,12 +6,15 @@ import os
 import pickle
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brushwork.data.shards import Rejected, ShardFolder, decode, encode, index_path, write_shard, write_shards
+from brushwork.data.sources.shapes import shapes_task
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.tokens.trajectory import Draft, Plan, Step, Trajectory
@@ -19,9 +22,9 @@ from brushwork.tokens.trajectory import Draft, Plan, Step, Trajectory
 
 def made(num: int) -> list[Trajectory]:
     world = ShapesWorld()
-    return [
-        multi_turn(world, KINDS[i % 6], np.random.default_rng(i), split="train", key=f"t-{i:03d}") for i in range(num)
-    ]
+    tasks = [shapes_task(world, KINDS[i % 6], np.random.default_rng(i), "train") for i in range(num)]
+    drawn = multi_turn(tasks, drawing=shapes_drawing(world), flaw_rate=0.3)
+    return [replace(one, key=f"t-{i:03d}") for i, one in enumerate(drawn)]
 
 
 TRAJECTORIES = made(10)

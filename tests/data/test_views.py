@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from brushwork.data import views
+from brushwork.data.sources.shapes import shapes_task
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import ShapesWorld
 from brushwork.tokens.trajectory import Trajectory
@@ -13,7 +15,10 @@ from brushwork.tokens.trajectory import Trajectory
 def stored() -> Trajectory:
     """Two objects, each drawn wrong first: four drafts."""
     rng = np.random.default_rng(0)
-    return multi_turn(ShapesWorld(), "two_objects", rng, split="train", key="k", flaw_rate=1.0)
+    (made,) = multi_turn(
+        [shapes_task(ShapesWorld(), "two_objects", rng, "train")], drawing=shapes_drawing(), flaw_rate=1.0
+    )
+    return made
 
 
 def test_process_is_all_of_it(stored):

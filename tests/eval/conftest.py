@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from brushwork.critic.judges.oracle import OracleJudge
+from brushwork.data.sources.shapes import shapes_task
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.eval.plan_judges import OraclePlanJudge
@@ -57,7 +59,8 @@ def trajectories(world) -> list[Trajectory]:
     """Two trajectories of each kind, every step flawed first and then mended; costs as a sampler reports them."""
     cost = {"denoise_steps": 30, "model_forwards": 90, "text_tokens": 40, "seconds": 0.5}
     rng = np.random.default_rng(0)
-    drawn = [multi_turn(world, kind, rng, split="test", flaw_rate=1.0, key="any") for kind in KINDS for _ in range(2)]
+    tasks = (shapes_task(world, kind, rng, "test") for kind in KINDS for _ in range(2))
+    drawn = [multi_turn([task], drawing=shapes_drawing(world), flaw_rate=1.0)[0] for task in tasks]
     return [replace(one, meta={**one.meta, "cost": cost, "stopped": "end"}) for one in drawn]
 
 

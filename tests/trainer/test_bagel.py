@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from brushwork.data.build import build
 from brushwork.data.datamodule import TrajectoryDataModule
+from brushwork.data.sources.shapes import ShapesSource
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import process
 from brushwork.data.worlds.shapes import ShapesWorld
@@ -22,7 +24,8 @@ from brushwork.trainer.module import ProcessModule
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    build(ShapesWorld(), partial(multi_turn, plan="relational", flaw_rate=0.5), {"train": 24, "val": 6}, folder)
+    subset = partial(multi_turn, drawing=shapes_drawing(), flaw_rate=0.5)
+    build(ShapesSource(), subset, {"train": 24, "val": 6}, folder, world=ShapesWorld())
     return folder
 
 
@@ -102,6 +105,7 @@ def test_a_picture_beyond_the_table_is_set_aside(tiny_bagel, tmp_path):
     """40 pixels are what the position table covers; the world draws 48."""
     folder = tmp_path / "large"
     world = ShapesWorld(canvas=48)
-    build(world, partial(multi_turn, plan="relational", flaw_rate=0.0), {"train": 6, "val": 6}, folder)
+    subset = partial(multi_turn, drawing=shapes_drawing(world))
+    build(ShapesSource(world=world), subset, {"train": 6, "val": 6}, folder, world=world)
     with pytest.raises(ValueError, match=r"none of the 6 samples can be used.*ends at 40 pixels"):
         fit(**arguments(tiny_bagel, folder, tmp_path / "run"))

@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from brushwork.data.build import build
 from brushwork.data.datamodule import TrajectoryDataModule
+from brushwork.data.sources.shapes import ShapesSource
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import process, single_pass
 from brushwork.data.worlds.shapes import ShapesWorld
@@ -26,8 +28,8 @@ TINY = partial(from_scratch, hidden_size=32, intermediate_size=48, num_layers=2,
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    subset = partial(multi_turn, plan="relational", flaw_rate=0.5)
-    build(ShapesWorld(), subset, {"train": 60, "val": 12}, folder, samples_per_shard=30)
+    subset = partial(multi_turn, drawing=shapes_drawing(), flaw_rate=0.5)
+    build(ShapesSource(), subset, {"train": 60, "val": 12}, folder, samples_per_shard=30, world=ShapesWorld())
     return folder
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from brushwork.critic.feedback import feedback, parse_feedback
 from brushwork.critic.scene import INVERSE, Relation, SceneGraph, diff, parse_scene
+from brushwork.data.sources.shapes import shapes_task
+from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.tokens.trajectory import Inspection, Plan, Trajectory
@@ -16,7 +18,9 @@ ACCEPTED = Inspection(draft_check="the draft shows the plan")
 
 
 def make(kind: str, seed: int, *, plan: str = "relational", flaw_rate: float = 0.5, split: str = "train") -> Trajectory:
-    return multi_turn(WORLD, kind, np.random.default_rng(seed), split=split, key="one", plan=plan, flaw_rate=flaw_rate)
+    task = shapes_task(WORLD, kind, np.random.default_rng(seed), split)
+    (made,) = multi_turn([task], drawing=shapes_drawing(WORLD, plan=plan), flaw_rate=flaw_rate)
+    return made
 
 
 def words(trajectory: Trajectory) -> list[str]:
@@ -123,10 +127,11 @@ def test_without_flaws_every_draft_is_accepted():
     assert made.meta == {
         "kind": "counting",
         "subset": "multi_turn",
-        "world": "shapes",
+        "source": "shapes",
         "split": "train",
         "plan": "relational",
         "flaws": [],
+        "operations": ["add"] * len(made.steps),
     }
 
 
@@ -139,9 +144,9 @@ def test_no_draft_shows_what_is_held_out():
 
 def test_objects_stay_where_they_were_drawn():
     """Also where the world jitters: places are sampled once."""
-    made = multi_turn(
-        ShapesWorld(jitter=2), "counting", np.random.default_rng(1), split="train", key="k", flaw_rate=0.0
-    )
+    world = ShapesWorld(jitter=2)
+    task = shapes_task(world, "counting", np.random.default_rng(1), "train")
+    (made,) = multi_turn([task], drawing=shapes_drawing(world))
     for before, after in zip(made.steps, made.steps[1:], strict=False):
         drawn = (before.drafts[-1].image != WORLD.render(SceneGraph(objects=()))).any(-1)
         np.testing.assert_array_equal(after.drafts[-1].image[drawn], before.drafts[-1].image[drawn])
@@ -149,5 +154,5 @@ def test_objects_stay_where_they_were_drawn():
 
 @pytest.mark.parametrize("settings", [{"plan": "spiral"}, {"flaw_rate": 1.5}, {"flaw_rate": -0.1}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(ValueError, match=r"expected (one of|0 to 1)"):
         make("colors", 0, **settings)

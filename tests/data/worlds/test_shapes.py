@@ -156,7 +156,7 @@ def test_jitter_moves_shapes_but_they_never_touch():
 
 def test_words_are_listed_once_in_order():
     words = WORLD.words()
-    assert words == tuple(sorted(set(words))) and len(words) == 62
+    assert words == tuple(sorted(set(words))) and len(words) == 69
     assert all(word.isalnum() for word in words)
 
 

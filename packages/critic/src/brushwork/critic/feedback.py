@@ -17,6 +17,7 @@ from brushwork.critic.scene import (
 from brushwork.tokens.trajectory import Inspection
 
 ACCEPTED = "the draft shows the plan"
+PLAN_ACCEPTED = "the plan fits the prompt"
 
 # In order: the first pattern that matches a sentence names its kind.
 _SENTENCES: tuple[tuple[DiscrepancyKind, str], ...] = (
@@ -54,6 +55,9 @@ def _words(one: Discrepancy, grid: int) -> tuple[str, str]:
     match one:
         case Discrepancy(kind="color", wanted=SceneObject(color=color), seen=SceneObject(noun=seen)):
             return f"the {seen} should be {color}", f"make the {seen} {color}"
+        case Discrepancy(kind="attribute", wanted=SceneObject() as wanted, seen=SceneObject() as seen):
+            lacking = " and ".join(one for one in wanted.attributes if one not in seen.attributes)
+            return f"the {seen.noun} should be {lacking}", f"make the {seen.noun} {lacking}"
         case Discrepancy(kind="shape", wanted=SceneObject(name=name), seen=SceneObject(noun=seen)):
             return f"the {seen} should be {article(name)}", f"turn the {seen} into {article(name)}"
         case Discrepancy(kind="place", reference=SceneObject(noun=reference), seen=SceneObject(noun=seen)):
@@ -70,6 +74,39 @@ def _words(one: Discrepancy, grid: int) -> tuple[str, str]:
             return f"there should be {in_words(count)} {plural(wanted.name)}", _add(wanted, grid)
         case Discrepancy(kind="count", count=int(count), seen=SceneObject() as extra):
             return f"there should be {in_words(count)} {plural(extra.name)}", f"remove the {extra.noun}"
+    raise AssertionError(f"`diff` makes no {one}")
+
+
+def plan_feedback(discrepancies: Iterable[Discrepancy], *, grid: int = GRID) -> tuple[str, str]:
+    """What is wrong with a plan (paper: instruction-intermediate conflict), and the command that mends it.
+
+    Args:
+        discrepancies: from `diff(prompt, plan)`; none means that the plan fits the prompt.
+        grid: cells a side.
+
+    Returns:
+        The analysis for an inspection's `plan_check` and the command for its `refine`, empty where the plan fits.
+    """
+    found = list(discrepancies)
+    if not found:
+        return PLAN_ACCEPTED, ""
+    checks = dict.fromkeys(f"the prompt asks for {_asked(one, grid)}" for one in found)
+    return " and ".join(checks), " and ".join(dict.fromkeys(_words(one, grid)[1] for one in found))
+
+
+def _asked(one: Discrepancy, grid: int) -> str:
+    """What the prompt says, where a plan says otherwise."""
+    match one:
+        case Discrepancy(kind="count", count=int(count)):
+            return f"{in_words(count)} {plural((one.wanted or one.seen).name)}"  # pyright: ignore[reportOptionalMemberAccess]
+        case Discrepancy(kind="extra", seen=SceneObject(noun=seen)):
+            return f"no {seen}"
+        case Discrepancy(kind="place", wanted=SceneObject(noun=noun), reference=SceneObject(noun=reference)):
+            return f"the {noun} {one.predicate} the {reference}"
+        case Discrepancy(kind="place", wanted=SceneObject() as wanted):
+            return f"the {wanted.noun} at {cell_name(*wanted.centre, grid)}"
+        case Discrepancy(wanted=SceneObject(noun=noun)):
+            return article(noun)
     raise AssertionError(f"`diff` makes no {one}")
 
 

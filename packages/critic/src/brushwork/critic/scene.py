@@ -1,9 +1,9 @@
 """Scene graphs: what a prompt asks for, what a picture shows, and the smallest list of differences between the two."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -22,7 +22,7 @@ GRID = 4
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 PREDICATES = tuple(INVERSE)
 
-DiscrepancyKind = Literal["missing", "extra", "count", "shape", "color", "place"]
+DiscrepancyKind = Literal["missing", "extra", "count", "shape", "color", "attribute", "place"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,31 +215,37 @@ def _parse_objects(phrase: str, shapes: Sequence[str], colors: Sequence[str], gr
 # Difference
 
 
-def diff(wanted: SceneGraph, seen: SceneGraph, *, tolerance: float = 0.5 / GRID) -> tuple[Discrepancy, ...]:
+def diff(
+    wanted: SceneGraph, seen: SceneGraph, *, tolerance: float = 0.5 / GRID, unfinished: bool = False
+) -> tuple[Discrepancy, ...]:
     """The smallest explanation of how `seen` departs from `wanted`, in the order of the wanted objects, extras last.
 
     The world is closed: everything seen beyond what was asked is "extra". Wanted objects are paired with seen ones so
     that the number of discrepancies is least; a pair may differ in one of shape, colour and place, since an object
-    that differs in two is better called missing and the other extra.
+    that differs in two is better called missing and the other extra. A relation is measured where both objects have
+    places, and otherwise has to be among the relations of `seen`, or its opposite the other way round.
 
     Args:
-        wanted: attributes that are None are not checked.
-        seen: objects with colour and place.
+        wanted: what is None or empty is not checked.
+        seen: what a picture shows (objects with colour and place), or what a plan says.
         tolerance: fraction of the canvas by which a centre may be off along each axis, and by which it must lie
             further in a relation's direction; half a cell by default.
+        unfinished: `seen` is a plan that goes on: what it does not say yet is no discrepancy, only what it says
+            otherwise.
 
     Returns:
         Nothing where the picture shows what was asked.
     """
-    pairs = _pair(wanted, seen, tolerance)
+    broken = partial(_broken, wanted, seen, tolerance=tolerance, unfinished=unfinished)
+    pairs = _pair(wanted, seen, tolerance, broken)
     found = []
     for index, (one, other) in enumerate(zip(wanted.objects, pairs, strict=True)):
         if other is None:
-            found.append(_surplus(wanted, "missing", one))
+            found += [] if unfinished else [_surplus(wanted, "missing", one)]
             continue
         match = seen.objects[other]
         found += [Discrepancy(kind=kind, wanted=one, seen=match) for kind in _mismatches(one, match, tolerance)]
-        for relation in _broken(wanted, seen, pairs, tolerance):
+        for relation in broken(pairs):
             if relation.subject == index:
                 reference = wanted.objects[relation.object]
                 found.append(
@@ -264,14 +270,18 @@ def _mismatches(wanted: SceneObject, seen: SceneObject, tolerance: float) -> lis
         kinds.append("shape")
     if wanted.color not in (None, seen.color):
         kinds.append("color")
-    if wanted.x is not None:
+    if not set(wanted.attributes) <= set(seen.attributes):
+        kinds.append("attribute")
+    if wanted.x is not None and seen.x is not None:
         (x, y), (seen_x, seen_y) = wanted.centre, seen.centre
         if max(abs(x - seen_x), abs(y - seen_y)) > tolerance:
             kinds.append("place")
     return kinds
 
 
-def _broken(wanted: SceneGraph, seen: SceneGraph, pairs: Sequence[int | None], tolerance: float) -> list[Relation]:
+def _broken(
+    wanted: SceneGraph, seen: SceneGraph, pairs: Sequence[int | None], *, tolerance: float, unfinished: bool
+) -> list[Relation]:
     """Relations between paired objects that do not hold; `pairs` may cover only the first wanted objects."""
     broken = []
     for relation in wanted.relations:
@@ -280,12 +290,29 @@ def _broken(wanted: SceneGraph, seen: SceneGraph, pairs: Sequence[int | None], t
         subject, reference = pairs[relation.subject], pairs[relation.object]
         if subject is None or reference is None:
             continue
-        if not holds(relation.predicate, seen.objects[subject], seen.objects[reference], tolerance):
+        one, other = seen.objects[subject], seen.objects[reference]
+        opposite = INVERSE.get(relation.predicate)
+        if opposite and one.x is not None and other.x is not None:
+            stands = holds(relation.predicate, one, other, tolerance)
+        elif unfinished:
+            stands = not _says(seen, subject, opposite, reference)
+        else:
+            stands = _says(seen, subject, relation.predicate, reference)
+        if not stands:
             broken.append(relation)
     return broken
 
 
-def _pair(wanted: SceneGraph, seen: SceneGraph, tolerance: float) -> tuple[int | None, ...]:
+def _says(scene: SceneGraph, subject: int, predicate: str | None, reference: int) -> bool:
+    """Whether the scene says so, or the same thing the other way round."""
+    said = {(one.subject, one.predicate, one.object) for one in scene.relations}
+    opposite = INVERSE.get(predicate or "")
+    return (subject, predicate, reference) in said or (reference, opposite, subject) in said
+
+
+def _pair(
+    wanted: SceneGraph, seen: SceneGraph, tolerance: float, broken: Callable[[Sequence[int | None]], list[Relation]]
+) -> tuple[int | None, ...]:
     """For each wanted object the index of the seen one that it is paired with, by branch and bound.
 
     Cost: 1 for each mismatch and broken relation, 2 for a wanted object without partner, since it is missing and
@@ -298,7 +325,7 @@ def _pair(wanted: SceneGraph, seen: SceneGraph, tolerance: float) -> tuple[int |
     def search(pairs: tuple[int | None, ...], cost: int) -> None:
         nonlocal best_cost, best
         done = len(pairs)
-        bound = cost + len(_broken(wanted, seen, pairs, tolerance)) + sum(least[done:])
+        bound = cost + len(broken(pairs)) + sum(least[done:])
         if bound >= best_cost:
             return
         if done == len(costs):

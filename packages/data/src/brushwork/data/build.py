@@ -1,131 +1,206 @@
-"""Builds a data set of trajectories in the embedded world; a build that was killed goes on where it stopped."""
+"""Builds a data set of trajectories: tasks from a source, made into samples by a subset, stored as shards.
 
+A shard is a pure function of the build's settings and its number, and appears complete or not at all. So a build that
+was killed goes on where it stopped, in any number of processes or on a cluster, and ends in the same bytes.
+"""
+
+import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from brushwork.data.shards import FORMAT, read_index, shard_path, write_atomically, write_shard
-from brushwork.data.worlds.shapes import KINDS, SPLITS, ShapesWorld
+from brushwork.data.contamination import BenchmarkPrompts
+from brushwork.data.executors import Executor, LocalExecutor
+from brushwork.data.manifest import ShardReport, claim, settings, statistics_table, write_manifest
+from brushwork.data.shards import encode, read_index, shard_path, write_atomically, write_members
+from brushwork.data.tasks import Reject, Source, Subset, Task
+from brushwork.data.worlds.shapes import SPLITS, ShapesWorld
 from brushwork.tokens.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
-Subset = Callable[..., Trajectory]
-"""Called with world, kind, rng and the keywords split and key: a builder with its own settings bound by `partial`."""
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a process needs to make shards."""
+
+    source: Source
+    subset: Subset
+    num_samples: Mapping[str, int]
+    out: Path
+    seed: int
+    samples_per_shard: int
+    batch_size: int
+    positives: float | None
+    max_tries: int
+    benchmarks: BenchmarkPrompts
+
+    def __call__(self, item: tuple[str, int]) -> ShardReport:
+        """Makes the shard of a split and number, unless it is there, and reports what it holds."""
+        split, number = item
+        shard = shard_path(self.out, split, number)
+        done = ShardReport.read(shard)
+        if done is not None and _is_whole(shard, done.samples):
+            return done
+        report = ShardReport(split=split, number=number)
+        rejects: list[Reject] = []
+        write_members(self._samples(split, number, report, rejects), shard)
+        lines = (
+            json.dumps({"prompt": one.prompt, "reason": one.reason, **one.detail}, ensure_ascii=False) + "\n"
+            for one in rejects
+        )
+        write_atomically(shard.with_suffix(".rejects.jsonl"), "".join(lines).encode())
+        report.write(shard)  # last: it says that all else is there
+        return report
+
+    def parts(self, split: str) -> int:
+        """How many shards the split has."""
+        return -(-self.num_samples[split] // self.samples_per_shard)
+
+    def _samples(
+        self, split: str, number: int, report: ShardReport, rejects: list[Reject]
+    ) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Key and members of each sample of a shard."""
+        left = self._quota(split, number)
+        for outcome in self._outcomes(split, number, sum(left.values())):
+            if isinstance(outcome, Reject):
+                rejects.append(outcome)
+                report.count_reject(outcome)
+                continue
+            label = self._label(outcome)
+            if not left.get(label):
+                report.surplus += 1
+                continue
+            left[label] -= 1
+            members = encode(outcome)
+            digest = hashlib.sha256(b"".join(members.values())).hexdigest()[:12]
+            yield f"{split}-{number:05d}{report.samples:05d}-{digest}", members
+            report.count(outcome)
+            if not any(left.values()):
+                break
+        report.missing = {label or "samples": count for label, count in left.items() if count}
+
+    def _quota(self, split: str, number: int) -> dict[str | None, int]:
+        """How many samples of each label the shard is to hold; the shares come out right over the whole split."""
+        start = number * self.samples_per_shard
+        end = min(start + self.samples_per_shard, self.num_samples[split])
+        if self.positives is None:
+            return {None: end - start}
+        positive = round(self.positives * end) - round(self.positives * start)
+        return {"positive": positive, "negative": end - start - positive}
+
+    def _label(self, sample: Trajectory) -> str | None:
+        if self.positives is None:
+            return None
+        label = sample.meta.get("label")
+        if label not in ("positive", "negative"):
+            raise ValueError(
+                f"positives={self.positives} asks for a balance of classes, but the subset labels a sample {label!r}; "
+                "expected 'positive' or 'negative': leave positives out"
+            )
+        return label
+
+    def _outcomes(self, split: str, number: int, wanted: int) -> Iterator[Trajectory | Reject]:
+        """What the subset makes of the part's tasks, at most `max_tries` tasks for each sample that is wanted."""
+        tasks = islice(self.source(split, number, self.parts(split), self.seed), wanted * self.max_tries)
+        while batch := list(islice(tasks, min(self.batch_size, wanted))):
+            yield from (one for one in batch if isinstance(one, Reject))
+            readable = [one for one in batch if isinstance(one, Task)]
+            asked = [one for one in readable if one.prompt in self.benchmarks]
+            yield from (Reject(prompt=one.prompt, reason="a benchmark asks for it") for one in asked)
+            yield from self.subset([one for one in readable if one.prompt not in self.benchmarks])
 
 
 def build(
-    world: ShapesWorld,
+    source: Source,
     subset: Subset,
     num_samples: Mapping[str, int],
     out: str | Path,
+    *,
+    world: ShapesWorld | None = None,
     seed: int = 0,
     samples_per_shard: int = 1000,
-    kinds: Sequence[str] = KINDS,
+    batch_size: int = 64,
+    positives: float | None = None,
+    max_tries: int = 20,
+    benchmarks: Sequence[str] = ("geneval", "geneval_long", "wise"),
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Builds `num_samples` trajectories of each split, the kinds in equal numbers.
+    """Builds `num_samples` trajectories of each split: `lightning build`.
 
-    Sample i of a split depends on the seed, the split and i alone, and shards appear complete or not at all: a build
-    started again after a kill skips what is there and ends in the same bytes.
+    Writes into `out`: `<split>-00000.tar`, ... each with an index, a report and `.rejects.jsonl` (what was not made,
+    with its prompt and reason) beside it, `build.json` (the settings), `words.json` (the world's vocabulary) and, last,
+    `manifest.json`. Keys say split, shard, place and a hash of the content.
 
     Args:
-        world: where scenes come from.
-        subset: makes one trajectory.
+        source: gives the tasks; each shard has its own part of them.
+        subset: makes trajectories of tasks.
         num_samples: split ("train", "val", "test") to number of samples.
-        out: the folder; receives the shards, `words.json` (the vocabulary) and, last, `manifest.json`.
+        out: the folder.
+        world: whose words the vocabulary of a mini model has to hold; None for corpora.
         seed: of all randomness.
         samples_per_shard: the last shard of a split may hold fewer.
-        kinds: of prompt, taken in turn.
+        batch_size: tasks that the subset gets at once.
+        positives: share of samples labelled "positive", the rest being "negative"; None takes what comes.
+        max_tries: tasks for each sample at most; a shard that runs out of tasks stays short and the manifest says so.
+        benchmarks: prompts that may not be asked for, see `BenchmarkPrompts`.
+        executor: where shards are made; this process by default.
 
     Returns:
-        The manifest: the configuration, and for each split the number of samples, images and samples of each kind.
+        The manifest: settings, versions, and for each split what it holds and what was rejected for which reason.
 
     Raises:
-        ValueError: an unknown split, a number below 1, or a folder that holds a build of another configuration.
+        ValueError: an unknown split, a number out of range, or a folder that holds a build of other settings.
     """
+    numbers = {"samples_per_shard": samples_per_shard, "batch_size": batch_size, "max_tries": max_tries}
     if bad := {split: n for split, n in num_samples.items() if split not in SPLITS or n < 1}:
         raise ValueError(f"num_samples={bad}: expected at least 1 for some of {SPLITS}")
-    if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard={samples_per_shard}: expected at least 1")
-    out, kinds = Path(out), tuple(kinds)
-    config = {
-        "world": {"_target_": _path(type(world)), **asdict(world)},
-        "subset": _settings(subset),
-        "num_samples": dict(num_samples),
-        "seed": seed,
-        "samples_per_shard": samples_per_shard,
-        "kinds": kinds,
-    }
-    _claim(out, json.loads(json.dumps(config)))
-    write_atomically(out / "words.json", json.dumps(world.words()).encode())
-
-    def sample(split: str, index: int) -> Trajectory:
-        rng = np.random.default_rng([seed, SPLITS.index(split), index])
-        return subset(world, kinds[index % len(kinds)], rng, split=split, key=f"{split}-{index:08d}")
-
-    splits = {
-        split: _build_split(partial(sample, split), out, split, total, samples_per_shard)
-        for split, total in num_samples.items()
-    }
-    for split, total in num_samples.items():
-        splits[split]["kinds"] = dict(Counter(kinds[index % len(kinds)] for index in range(total)))
-    manifest = {"format": FORMAT, "config": config, "splits": splits}
-    write_atomically(out / "manifest.json", json.dumps(manifest, indent=1).encode())
-    logger.info("built %s in %s", ", ".join(f"{split}: {n:,}" for split, n in num_samples.items()), out)
+    if bad := {name: value for name, value in numbers.items() if value < 1}:
+        raise ValueError(f"{bad}: expected at least 1")
+    if positives is not None and not 0 <= positives <= 1:
+        raise ValueError(f"positives={positives}: expected a share, 0 to 1")
+    out = Path(out)
+    job = Job(
+        source=source, subset=subset, num_samples=dict(num_samples), out=out, seed=seed, positives=positives,
+        benchmarks=BenchmarkPrompts(tuple(benchmarks)), **numbers,
+    )  # fmt: skip
+    config = settings(job) | {"world": settings(world)}
+    claim(out, config)
+    if world is not None:
+        write_atomically(out / "words.json", json.dumps(world.words()).encode())
+    reports = _run(job, executor or LocalExecutor())
+    manifest = write_manifest(out, config, reports)
+    Console().print(statistics_table(manifest))
+    for split, found in manifest["splits"].items():
+        if found["missing"]:
+            logger.warning("%s: could not be reached: %s more; see manifest.json", split, found["missing"])
+    logger.info("built in %s", out)
     return manifest
 
 
-def _path(thing: Any) -> str:
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
+def _run(job: Job, executor: Executor) -> list[ShardReport]:
+    """Makes every shard, in any order; the reports come back in the order of the shards."""
+    items = [(split, number) for split in job.num_samples for number in range(job.parts(split))]
+    columns = (TextColumn("building"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    reports: dict[tuple[str, int], ShardReport] = {}
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("building", total=sum(job.num_samples.values()))
+        for report in executor(job, items):
+            reports[report.split, report.number] = report
+            progress.advance(bar, report.samples)
+    return [reports[item] for item in items]
 
 
-def _settings(subset: Subset) -> dict[str, Any]:
-    if isinstance(subset, partial):
-        return {"_target_": _path(subset.func), **subset.keywords}
-    return {"_target_": _path(subset)}
-
-
-def _claim(out: Path, config: dict[str, Any]) -> None:
-    """Marks the folder as this build's.
-
-    Raises:
-        ValueError: it is another build's.
-    """
-    path = out / "build.json"
-    if path.exists() and (other := json.loads(path.read_bytes())) != config:
-        differing = ", ".join(f"{key} ({other.get(key)!r} there)" for key in config if config[key] != other.get(key))
-        raise ValueError(f"{out} holds a build that differs in {differing}; choose another out= or remove the folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):  # what a killed build was writing
-        leftover.unlink()
-    write_atomically(path, json.dumps(config, indent=1).encode())
-
-
-def _build_split(
-    sample: Callable[[int], Trajectory], out: Path, split: str, total: int, samples_per_shard: int
-) -> dict[str, Any]:
-    """Builds the shards that are not there yet; returns what the split holds."""
-    num_images, text = 0, TextColumn("{task.description}")
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as progress:
-        bar = progress.add_task(f"building {split}", total=total)
-        for number, start in enumerate(range(0, total, samples_per_shard)):
-            indexes, shard = range(start, min(start + samples_per_shard, total)), shard_path(out, split, number)
-            if not _is_complete(shard, len(indexes)):
-                write_shard(map(sample, indexes), shard)
-            num_images += sum(len(entry.members) - 1 for entry in read_index(shard))
-            progress.advance(bar, len(indexes))
-    return {"samples": total, "images": num_images}
-
-
-def _is_complete(shard: Path, num_samples: int) -> bool:
-    entries = read_index(shard) if shard.exists() else []
-    return len(entries) == num_samples and not any(entry.problem for entry in entries)
+def _is_whole(shard: Path, num_samples: int) -> bool:
+    with suppress(FileNotFoundError):
+        entries = read_index(shard)
+        return len(entries) == num_samples and not any(entry.problem for entry in entries)
+    return False

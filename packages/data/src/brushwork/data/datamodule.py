@@ -1,15 +1,16 @@
-"""Shards to packed batches: shuffled, cut into full packs, nothing lost, resumable to the bit."""
+"""Shards to packed batches: shuffled, nothing lost, resumable to the bit on any number of ranks and workers."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch.distributed
-from torch.utils.data import IterableDataset, get_worker_info
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from brushwork.data.mixture import Mixture, Ref
 from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.tokens.packing import PackedBatch, best_fit_decreasing, pack
 from brushwork.tokens.segments import Segment, Segmenter
@@ -20,9 +21,8 @@ log = logging.getLogger(__name__)
 View = Callable[[Trajectory], Trajectory]
 """What a run reads of a stored trajectory, see `data.views`."""
 
-_ENDLESS = 1_000_000_000
-"""Length that a training stream reports. Lightning prefetches from a loader without a length, and the state that it
-saves is then one batch ahead; a length that is never reached avoids this."""
+Samples = list[list[Segment]]
+"""What one pack holds."""
 
 
 class PackedStream(IterableDataset):
@@ -30,11 +30,14 @@ class PackedStream(IterableDataset):
 
     Packs of a window that are less than `min_fill` full are taken apart again and their samples join the next window,
     so every sample of an epoch is used exactly once. The order, and everything random about a sample, depends on
-    (seed, epoch, sample) alone. All ranks and workers walk the same windows and take every n-th pack; their state is
-    therefore one and the same: where the current window began, and how many of its packs are out.
+    (seed, epoch, sample) alone.
+
+    There is one sequence of packs, whoever reads it. With R ranks, step s takes packs sR to sR + R - 1, one a rank, and
+    the loader workers of a rank take steps in turn. Each batch carries the place in that sequence after its step
+    (`PackedBatch.cursor`), which is the same for all ranks and workers: a run resumes from it on as many as it likes.
 
     Args:
-        shards: the samples.
+        mixture: the samples.
         view: what is read of each sample.
         segmenter: samples to segments.
         max_tokens: capacity of a pack.
@@ -46,7 +49,7 @@ class PackedStream(IterableDataset):
 
     def __init__(
         self,
-        shards: ShardFolder,
+        mixture: Mixture,
         view: View,
         segmenter: Segmenter,
         *,
@@ -56,49 +59,46 @@ class PackedStream(IterableDataset):
         seed: int = 0,
         endless: bool = True,
     ) -> None:
-        self.shards, self.view, self.segmenter = shards, view, segmenter
+        self.mixture, self.view, self.segmenter = mixture, view, segmenter
         self.max_tokens, self.window, self.min_fill, self.seed = max_tokens, window, min_fill, seed
         self.endless = endless
         self.set_aside: dict[str, str] = {}
-        self._start: dict[str, Any] = {"epoch": 0, "cursor": 0, "carry": []}
-        self._emitted = 0
+        self.start: dict[str, Any] = {"drawn": [0] * len(mixture.folders), "carry": [], "emitted": 0}
 
-    def __len__(self) -> int:
-        if not self.endless:
-            raise TypeError("the number of packs of one pass is known only after packing")
-        return _ENDLESS
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: the beginning of the current window and how many of its packs are out."""
-        return {**self._start, "carry": list(self._start["carry"]), "emitted": self._emitted}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on exactly where `state_dict` was taken."""
-        self._start = {"epoch": state["epoch"], "cursor": state["cursor"], "carry": list(state["carry"])}
-        self._emitted = state["emitted"]
+    def go_on_from(self, cursor: dict[str, Any]) -> None:
+        """Goes on after the batch that carried this cursor."""
+        self.start = {"drawn": cursor["drawn"], "carry": cursor["carry"], "emitted": cursor["emitted"]}
+        self.set_aside = dict(cursor.get("set_aside", {}))
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        if not self.endless:
-            self._start, self._emitted = {"epoch": 0, "cursor": 0, "carry": []}, 0
-        part, parts = self._part()
+        rank, ranks, worker, workers = _place()
+        step, group = 0, []
+        for samples, after in self._packs():
+            group.append(samples)
+            if len(group) == ranks or after is None:
+                if step % workers == worker and rank < len(group):
+                    cursor = after and {**after, "set_aside": dict(self.set_aside)}
+                    yield replace(pack(group[rank], self.segmenter.vocabulary.control), cursor=cursor)
+                step, group = step + 1, []
+
+    def _packs(self) -> Iterator[tuple[Samples, dict[str, Any] | None]]:
+        """Every pack from the start on, each with the place after it; None after the last one of a single pass."""
+        here = self.start
         while True:
-            packs, following = self._next_window()
-            if not packs and len(self.set_aside) >= len(self.shards):
+            packs, following = self._window(here)
+            if not packs and len(self.set_aside) >= len(self.mixture):
                 reason = next(iter(self.set_aside.values()), "the shards are empty")
-                raise ValueError(f"none of the {len(self.shards)} samples can be used; the first one: {reason}")
-            skip, self._emitted = self._emitted, 0
-            for number, samples in enumerate(packs):
-                if number >= skip:
-                    self._emitted = number + 1
-                    if number % parts == part:
-                        yield pack(samples, self.segmenter.vocabulary.control)
+                raise ValueError(f"none of the {len(self.mixture)} samples can be used; the first one: {reason}")
+            for number in range(here["emitted"], len(packs)):
+                is_last = number + 1 == len(packs)
+                yield packs[number], following if is_last else {**here, "emitted": number + 1}
             if following is None:
                 return
-            self._start, self._emitted = following, 0
+            here = following
 
-    def _next_window(self) -> tuple[list[list[list[Segment]]], dict[str, Any] | None]:
-        """The packs of the window that begins at `_start`, and where the next one begins (None: the pass is over)."""
-        refs, following = self._draw_refs()
+    def _window(self, here: dict[str, Any]) -> tuple[list[Samples], dict[str, Any] | None]:
+        """The packs of the window that begins here, and where the next one begins (None: the pass is over)."""
+        refs, following = self._refs(here)
         samples = {ref: segments for ref in refs if (segments := self._load(*ref)) is not None}
         kept = list(samples)
         lengths = [sum(map(len, samples[ref])) for ref in kept]
@@ -107,34 +107,25 @@ class PackedStream(IterableDataset):
             floor = self.min_fill * self.max_tokens
             full = [b for b in bins if sum(lengths[i] for i in b) >= floor] or bins[:1]
             carried = {i for b in bins for i in b} - {i for b in full for i in b}
-            following["carry"] = [kept[i] for i in sorted(carried)]
+            following["carry"] = [list(kept[i]) for i in sorted(carried)]
             bins = full
-        rng = np.random.default_rng((self.seed, 1, self._start["epoch"], self._start["cursor"]))
+        rng = np.random.default_rng((self.seed, 1, *here["drawn"]))
         return [[samples[kept[i]] for i in bins[b]] for b in rng.permutation(len(bins))], following
 
-    def _draw_refs(self) -> tuple[list[tuple[int, int]], dict[str, Any] | None]:
-        """(epoch, sample) of what the window holds: what was carried over, then what comes next."""
-        epoch, cursor = self._start["epoch"], self._start["cursor"]
-        refs = [tuple(ref) for ref in self._start["carry"]]
-        while len(refs) < self.window:
-            if cursor == len(self.shards):
-                if not self.endless:
-                    return refs, None
-                epoch, cursor = epoch + 1, 0
-            order = self._order(epoch)
-            taken = order[cursor : cursor + self.window - len(refs)]
-            refs += [(epoch, int(i)) for i in taken]
-            cursor += len(taken)
-        return refs, {"epoch": epoch, "cursor": cursor}
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.endless:
-            return np.arange(len(self.shards))
-        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.shards))
+    def _refs(self, here: dict[str, Any]) -> tuple[list[Ref], dict[str, Any] | None]:
+        """What the window holds: what was carried over, then what comes next."""
+        carried: list[Ref] = [(epoch, index) for epoch, index in here["carry"]]
+        if self.endless:
+            drawn, after = self.mixture.draw(here["drawn"], self.window - len(carried))
+            return carried + drawn, {"drawn": after, "emitted": 0}
+        first, end = sum(here["drawn"]), len(self.mixture)
+        stop = min(first + self.window - len(carried), end)
+        refs = carried + [(0, index) for index in range(first, stop)]
+        return refs, None if stop == end else {"drawn": [stop], "emitted": 0}
 
     def _load(self, epoch: int, index: int) -> list[Segment] | None:
         """One sample as segments; None where it cannot be used, which is recorded in `set_aside`."""
-        item = self.shards[index]
+        item = self.mixture[index]
         if isinstance(item, Rejected):
             return self._set_aside(item.key, item.reason)
         rng = np.random.default_rng((self.seed, 2, epoch, index))
@@ -151,26 +142,28 @@ class PackedStream(IterableDataset):
             self.set_aside[key] = reason
             log.warning("sample %s is set aside (%d so far): %s", key, len(self.set_aside), reason)
 
-    @staticmethod
-    def _part() -> tuple[int, int]:
-        """Which share of the packs this process takes: its number among all loader workers of all ranks."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        worker = get_worker_info()
-        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        return rank * workers + number, ranks * workers
+
+def _place() -> tuple[int, int, int, int]:
+    """Rank, number of ranks, loader worker, number of loader workers of a rank."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+    worker = get_worker_info()
+    return (rank, ranks, worker.id, worker.num_workers) if worker else (rank, ranks, 0, 1)
 
 
 class TrajectoryDataModule(pl.LightningDataModule):
-    """The training and validation streams of a folder of shards.
+    """The training and validation streams of one or several folders of shards.
 
     Args:
-        folder: what `lightning build` wrote.
+        folder: what `lightning build` wrote; its "val" split validates.
         segmenter: samples to segments.
         view: what is read of each sample.
         max_tokens: capacity of a pack.
+        more: further folders, mixed in for training.
+        weights: how often each folder is drawn from, `folder` first; None draws by size, so that an epoch uses every
+            sample once.
         window: samples packed together.
-        num_workers: loader processes; 0 loads in the training process.
+        num_workers: loader processes a rank; 0 loads in the training process.
         seed: of order and dropout.
     """
 
@@ -181,20 +174,46 @@ class TrajectoryDataModule(pl.LightningDataModule):
         view: View,
         *,
         max_tokens: int,
+        more: Sequence[str] = (),
+        weights: Sequence[float] | None = None,
         window: int = 256,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {"max_tokens": max_tokens, "window": window, "seed": seed}
-        self.train = PackedStream(ShardFolder(folder, "train"), view, segmenter, **options)
-        self.val = PackedStream(ShardFolder(folder, "val"), view, segmenter, **options, endless=False)
+        training = Mixture([ShardFolder(one, "train") for one in (folder, *more)], weights, seed=seed)
+        self.train = PackedStream(training, view, segmenter, **options)
+        held_out = Mixture([ShardFolder(folder, "val")])
+        self.val = PackedStream(held_out, view, segmenter, **options, endless=False)
         self.num_workers = num_workers
+        self._cursor: dict[str, Any] | None = None
 
-    def train_dataloader(self) -> StatefulDataLoader:
-        """Endless shuffled packs; its state is saved in Lightning's checkpoints."""
-        return StatefulDataLoader(self.train, batch_size=None, num_workers=self.num_workers)
+    @property
+    def set_aside(self) -> dict[str, str]:
+        """Training samples that could not be used, by key, with the reason; as far as training has come."""
+        return {**self.train.set_aside, **(self._cursor or {}).get("set_aside", {})}
 
-    def val_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> DataLoader:
+        """Endless shuffled packs."""
+        return DataLoader(self.train, batch_size=None, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
         """One pass over the held-out samples."""
-        return StatefulDataLoader(self.val, batch_size=None)
+        return DataLoader(self.val, batch_size=None)
+
+    def on_after_batch_transfer(self, batch: PackedBatch, dataloader_idx: int) -> PackedBatch:
+        """Notes how far training has come: Lightning calls this for the batch that it is about to use."""
+        if self.trainer is not None and self.trainer.training and batch.cursor is not None:
+            self._cursor = dict(batch.cursor)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """For Lightning's checkpoints: the same on every rank."""
+        return {"cursor": self._cursor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on after the last batch that was used."""
+        self._cursor = state_dict["cursor"]
+        if self._cursor is not None:
+            self.train.go_on_from(self._cursor)

@@ -3,8 +3,9 @@
 A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... an image, side by side in a plain tar, so that
 `webdataset.WebDataset` reads it too. Only JSON and PNG are ever decoded: nothing in a shard can run code.
 
-The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description"} | null, "drafts": [{"image": 0,
-"flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "meta", "num_images"}`.
+The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description", "flawed"} | null, "drafts":
+[{"image": 0, "flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "num_images", "finished",
+"meta"}`.
 """
 
 import io
@@ -15,11 +16,11 @@ import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -98,22 +99,28 @@ def write_shard(trajectories: Iterable[Trajectory], path: str | Path) -> Path:
     Raises:
         ValueError: a key that occurs twice or is not of letters, digits, `-` and `_`, 80 at most.
     """
+    return write_members(((one.key, encode(one)) for one in trajectories), path)
+
+
+def write_members(samples: Iterable[tuple[str, dict[str, bytes]]], path: str | Path) -> Path:
+    """`write_shard` for samples that are encoded: key, and extension to content; holds one of them at a time.
+
+    Raises:
+        ValueError: as `write_shard`.
+    """
     path, entries = Path(path), {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for trajectory in trajectories:
-            key = trajectory.key
+    with _atomically(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, contents in samples:
             if not _KEY.fullmatch(key) or key in entries:
                 raise ValueError(f"key {key!r}: expected a new one of up to 80 letters, digits, '-' and '_'")
             members = {}
-            for extension, data in encode(trajectory).items():
+            for extension, data in contents.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")  # no time, no owner: the same bytes every time
                 info.size = len(data)
-                members[extension] = (buffer.tell() + _BLOCK, len(data))
+                members[extension] = (file.tell() + _BLOCK, len(data))
                 tar.addfile(info, io.BytesIO(data))
             entries[key] = Entry(key=key, members=members)
-    write_atomically(path, buffer.getvalue())
     _write_index(path, list(entries.values()))
     return path
 
@@ -137,7 +144,8 @@ def encode(trajectory: Trajectory) -> dict[str, bytes]:
         for step in trajectory.steps
     ]
     record = {"format": FORMAT, "prompt": trajectory.prompt, "steps": steps, "num_images": len(images)}
-    text = json.dumps({**record, "meta": dict(trajectory.meta)}, ensure_ascii=False, separators=(",", ":"))
+    record |= {"finished": trajectory.finished, "meta": dict(trajectory.meta)}
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     return {"json": text.encode(), **{_image_name(number): png.encode(image) for number, image in enumerate(images)}}
 
 
@@ -147,9 +155,20 @@ def _image_name(number: int) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that a reader, or a kill, sees all of it or nothing."""
+    with _atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def _atomically(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 # Index
@@ -241,6 +260,9 @@ class ShardFolder:
         folder: where the shards are.
         split: start of their names.
 
+    Attributes:
+        sizes: samples of each shard.
+
     Raises:
         FileNotFoundError: no such folder or no shard of this split in it.
     """
@@ -255,12 +277,21 @@ class ShardFolder:
             )
         self._warn_of_gaps()
         self._entries = [read_index(shard) for shard in self.shards]
-        self._ends = np.cumsum([len(entries) for entries in self._entries]).tolist()
+        self.sizes = [len(entries) for entries in self._entries]
+        self._ends = np.cumsum(self.sizes).tolist()
+        self._warn_of_loss()
 
     def _warn_of_gaps(self) -> None:
         numbers = {int(path.stem.rpartition("-")[2]) for path in self.shards}
         if missing := sorted(set(range(max(numbers) + 1)) - numbers):
             logger.warning("%s lacks the %s shards number %s", self.folder, self.split, missing)
+
+    def _warn_of_loss(self) -> None:
+        """The manifest knows what should be there, the last shards included."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            built = json.loads((self.folder / "manifest.json").read_bytes())["splits"][self.split]["samples"]
+            if built > len(self):
+                logger.warning("%s lacks %d of its %d %s samples", self.folder, built - len(self), built, self.split)
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -315,7 +346,13 @@ def decode(key: str, members: dict[str, bytes]) -> Trajectory:
     if used != list(range(len(images))):
         raise ValueError(f"the drafts name images {used}; expected each of {len(images)} once, in order")
     steps = tuple(_step(step, images) for step in record["steps"])
-    return Trajectory(key=key, prompt=_of(str, record["prompt"]), steps=steps, meta=_of(dict, record["meta"]))
+    return Trajectory(
+        key=key,
+        prompt=_of(str, record["prompt"]),
+        steps=steps,
+        finished=_of(bool, record.get("finished", True)),
+        meta=_of(dict, record["meta"]),
+    )
 
 
 def _step(step: dict[str, Any], images: list[Image]) -> Step:
@@ -327,7 +364,11 @@ def _step(step: dict[str, Any], images: list[Image]) -> Step:
         )
         for draft in step["drafts"]
     )
-    return Step(plan=Plan(**_texts(step["plan"])) if step["plan"] else None, drafts=drafts)
+    return Step(plan=_plan(**step["plan"]) if step["plan"] else None, drafts=drafts)
+
+
+def _plan(*, flawed: bool = False, **texts: Any) -> Plan:
+    return Plan(**_texts(texts), flawed=_of(bool, flawed))
 
 
 def _texts(fields: dict[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a build is made of: a source gives tasks, a subset turns them into trajectories, an editor draws."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,10 +61,10 @@ class Reject:
 class Source(Protocol):
     """Where tasks come from: the embedded world, or records of a corpus."""
 
-    def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task]:
+    def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task | Reject]:
         """The tasks of one of `parts` disjoint parts of a split, always the same ones in the same order.
 
-        A world is endless; a corpus ends.
+        A world is endless; a corpus ends, and yields records that cannot be read as rejects.
         """
         ...
 
@@ -101,3 +101,19 @@ class Editor(Protocol):
 def task_rng(seed: int, split: str, part: int, number: int) -> np.random.Generator:
     """The randomness of the task with this number in its part, the same in every build with this seed."""
     return np.random.default_rng([seed, *split.encode(), part, number])
+
+
+class Unfit(Exception):
+    """No trajectory can be made of a task; the build keeps the reason."""
+
+    def __init__(self, reason: str, **detail: Any) -> None:
+        super().__init__(reason)
+        self.detail = detail
+
+
+def attempt(task: Task, make: Callable[[Task], Trajectory]) -> Trajectory | Reject:
+    """What `make` makes of a task, or the reject that it raises as `Unfit`."""
+    try:
+        return make(task)
+    except Unfit as error:
+        return Reject(prompt=task.prompt, reason=str(error), detail=error.detail)

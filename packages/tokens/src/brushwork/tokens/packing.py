@@ -2,7 +2,7 @@
 
 import dataclasses
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,8 @@ class PackedBatch:
         text_weights: 1 / sqrt(length) of the text it belongs to, for those who weigh texts so (BAGEL, an option).
         switch_index, switch_labels: where a change of modality (or the end) is predicted, and what it is.
         lengths: tokens of each sample.
+        cursor: where the stream that made the batch stands once it has been used, as JSON-able facts; a checkpoint that
+            keeps the last batch's resumes exactly, however many batches were fetched ahead.
     """
 
     spans: tuple[Span, ...]
@@ -58,6 +60,7 @@ class PackedBatch:
     switch_index: Int[Tensor, " switches"]
     switch_labels: Int[Tensor, " switches"]
     lengths: tuple[int, ...]
+    cursor: Mapping[str, Any] | None = None
 
     @property
     def num_tokens(self) -> int:

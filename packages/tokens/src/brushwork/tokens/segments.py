@@ -13,7 +13,7 @@ import numpy as np
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.grammar import inspection_ids, plan_ids
 from brushwork.tokens.images import ResizeRule, patch_grid
-from brushwork.tokens.trajectory import Draft, Image, Step, Trajectory
+from brushwork.tokens.trajectory import Draft, Image, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
 
 IGNORE_INDEX = -100
@@ -30,7 +30,7 @@ class Segment:
         ids: the token ids of a text, bos and eos included; empty for an image.
         grid: rows and columns of patches of an image; (0, 0) for a text.
         image: the picture behind the patches; None for a text, and where latents are supplied by the caller.
-        loss: the text is to be learnt (plans and inspections, never the prompt).
+        loss: the text is to be learnt (plans and inspections, but never the prompt nor a plan that contradicts it).
         switch: what must follow the last token: vision_start, bos (more text) or eos (the end); `IGNORE_INDEX`
             where nothing is to be learnt.
         droppable: may be left out now and then, so that guidance has a context without it.
@@ -125,15 +125,19 @@ class Segmenter:
         control = self.vocabulary.control
         first = control.vision_start if trajectory.steps[0].plan is None else control.bos
         segments = [self._text(self.vocabulary.encode(trajectory.prompt), 0, first, loss=False)]
-        planned: list[int] = []
+        planned: list[Plan] = []
         for step, following in zip(trajectory.steps, (*trajectory.steps[1:], None), strict=True):
             if step.plan is not None:
-                planned += plan_ids(step.plan, self.vocabulary)
+                planned.append(step.plan)
             if step.drafts:
                 if planned:
-                    segments.append(self._text(planned, segments[-1].next_position, control.vision_start))
+                    ids = [token for plan in planned for token in plan_ids(plan, self.vocabulary)]
+                    learnt = not any(plan.flawed for plan in planned)
+                    segments.append(self._text(ids, segments[-1].next_position, control.vision_start, loss=learnt))
                     planned = []
                 self._append_drafts(segments, step, last=following is None)
+        if not trajectory.finished:
+            segments[-1] = replace(segments[-1], switch=IGNORE_INDEX)  # what would have followed is not known
         return segments
 
     def _append_drafts(self, segments: list[Segment], step: Step, *, last: bool) -> None:

@@ -17,10 +17,18 @@ Image = UInt8[np.ndarray, "_ _ 3"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What to draw now and what the scene looks like afterwards (paper: `<ins>` and `<des>`)."""
+    """What to draw now and what the scene looks like afterwards (paper: `<ins>` and `<des>`).
+
+    Attributes:
+        instruction: what to draw now.
+        description: the whole scene after it.
+        flawed: the plan contradicts the prompt. Such a plan is context for its inspection, never a text to learn;
+            unknown, hence False, for sampled trajectories.
+    """
 
     instruction: str
     description: str
+    flawed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,12 +88,14 @@ class Trajectory:
         key: identifies the sample within its data set; safe as a file name (letters, digits, `-` and `_`).
         prompt: the user's words.
         steps: the rounds in order.
+        finished: the last image is the answer. False for a sample that was cut off, whose end is not to be learnt.
         meta: JSON-able facts that travel with the sample: benchmark kind, seed, cost, provenance.
     """
 
     key: str
     prompt: str
     steps: tuple[Step, ...]
+    finished: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -98,8 +108,10 @@ class Trajectory:
         """The last image, which is the answer.
 
         Raises:
-            ValueError: the trajectory holds no image at all.
+            ValueError: the trajectory holds no image at all, or was cut off.
         """
+        if not self.finished:
+            raise ValueError(f"trajectory {self.key!r} was cut off before its answer; only its process can be read")
         images = [draft.image for draft in self.drafts]
         if not images:
             raise ValueError(f"trajectory {self.key!r} holds no image; one was expected as the answer")

@@ -69,7 +69,7 @@ def fit(
     if resume == "auto":
         resume = str(checkpoint) if checkpoint.is_file() else None
     training = module(unified, autoencoder=bundle.autoencoder)
-    log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.shards))
+    log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.mixture))
     run.fit(training, datamodule=streams, ckpt_path=resume)
     folder = Path(out) / "model"
     if not run.is_global_zero:
@@ -78,10 +78,10 @@ def fit(
         log.info("nothing is left to train; the model in %s stays as it is", folder)
         return folder
     save_pretrained(bundle, folder)
-    if streams.train.set_aside:
-        text = json.dumps(streams.train.set_aside, indent=1)
+    if streams.set_aside:
+        text = json.dumps(streams.set_aside, indent=1)
         (Path(out) / "set_aside.json").write_text(text)
-        log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.train.set_aside), out)
+        log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.set_aside), out)
     log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
     return folder
 

@@ -1,12 +1,13 @@
-"""The exact judge of the embedded world: reads the prompt, detects what is in the picture, compares."""
+"""The exact judges of the embedded world: of a picture by its prompt, and of plans by theirs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from brushwork.critic.feedback import feedback
+from brushwork.critic.entailment import contradictions, planned_scene
+from brushwork.critic.feedback import feedback, plan_feedback
 from brushwork.critic.scene import GRID, SceneGraph, diff, parse_scene
-from brushwork.critic.verdict import JudgeFailure, Verdict
-from brushwork.tokens.trajectory import Image
+from brushwork.critic.verdict import JudgeFailure, PlanVerdict, Verdict
+from brushwork.tokens.trajectory import Image, Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,3 +39,45 @@ class OracleJudge:
         found = diff(wanted, self.detect(image), tolerance=0.5 / self.grid)
         reason = feedback(found, grid=self.grid).draft_check if found else "the picture shows the prompt"
         return Verdict(passed=not found, score=1 / (1 + len(found)), reason=reason, judge=self.name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OraclePlanCritic:
+    """Says exactly which plan departs from the prompt first, and how.
+
+    What a later plan takes back is no conflict: a ring that is added and removed again, a circle that is drawn in one
+    colour and turned into another. So the last plan says what is wrong, and the first plan since which it is wrong is
+    the one to be mended. Where nothing but the rest is missing, that is the last one.
+
+    Attributes:
+        parse: text to the scene that it asks for; raises ValueError on words that it does not know.
+        grid: cells a side.
+    """
+
+    parse: Callable[[str], SceneGraph] = parse_scene
+    grid: int = GRID
+    name: str = "oracle-plan-critic/1"
+
+    def __call__(self, prompt: str, plans: Sequence[Plan]) -> PlanVerdict | JudgeFailure:
+        """The verdict; a failure where the prompt or a description cannot be read, or nothing is planned."""
+        if not plans:
+            return JudgeFailure(reason="there is no plan to judge", judge=self.name)
+        try:
+            wanted = self.parse(prompt)
+            scenes = [planned_scene(plans[: end + 1], self.parse) for end in range(len(plans))]
+        except ValueError as error:
+            return JudgeFailure(reason=str(error), judge=self.name)
+        last = len(plans) - 1
+        wrong = [
+            set(contradictions(wanted, scene, finished=number == last, grid=self.grid))
+            for number, scene in enumerate(scenes)
+        ]
+        if not wrong[-1]:
+            analysis, refine = plan_feedback(())
+            return PlanVerdict(step=None, analysis=analysis, refine=refine, judge=self.name)
+        step = last
+        while step and wrong[step - 1] & wrong[-1]:
+            step -= 1
+        found = list(contradictions(wanted, scenes[step], finished=step == last, grid=self.grid))
+        analysis, refine = plan_feedback([one for one in found if one in wrong[-1]])
+        return PlanVerdict(step=step, analysis=analysis, refine=refine, judge=self.name)

@@ -1,114 +1,93 @@
-"""Multi-turn generation: a scene drawn one object a step, with planted flaws found and mended on the way.
+"""Multi-turn generation: a scene drawn step by step, with detours, and with planted flaws found and mended on the way.
 
-The paper's first subset (section on data construction: scene graph → nested sub-graphs → incremental prompts), with
-the inspection of the later two derived from the scene itself.
+The paper's first subset: scene graph → nested sub-graphs → incremental prompts, diversified by edit operations.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
-
-from brushwork.critic.feedback import feedback
-from brushwork.critic.scene import INVERSE, Relation, SceneGraph, article, cell_name, describe, diff
-from brushwork.data.subsets.flaws import Flaw, plant
-from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.critic.scene import SceneGraph
+from brushwork.data.augment import Augmentation, Edit, straight
+from brushwork.data.subsets.drawing import EMPTY, Drawing, last_image, share
+from brushwork.data.subsets.flaws import plant
+from brushwork.data.tasks import Reject, Task, attempt
+from brushwork.data.worlds.staging import proposer
 from brushwork.tokens.trajectory import Draft, Plan, Step, Trajectory
-
-PLAN_STYLES = ("relational", "located")
 
 
 def multi_turn(
-    world: ShapesWorld,
-    kind: str,
-    rng: np.random.Generator,
-    *,
-    split: str,
-    key: str,
-    plan: str = "relational",
-    flaw_rate: float = 0.3,
-) -> Trajectory:
-    """One trajectory: a step for each object, in the prompt's order.
+    tasks: Sequence[Task], *, drawing: Drawing, flaw_rate: float = 0.0, augmentation: Augmentation | None = None
+) -> list[Trajectory | Reject]:
+    """One trajectory a task: a step for each object, in the prompt's order.
 
     Args:
-        world: samples and draws the scene.
-        kind: kind of prompt, one of the world's.
-        rng: source of all randomness.
-        split: "train", "val" or "test"; what is held out is shown by no draft but for what `ShapesWorld` excepts.
-        key: the trajectory's key.
-        plan: "relational" says where an object goes by an earlier one ("add a blue square right of the red circle"),
-            so that the place must be read from the picture; "located" names cells ("add a blue square at c1").
+        tasks: with scenes.
+        drawing: words, pictures and inspections.
         flaw_rate: probability that a step's first draft has an error, which its inspection names and the next draft
-            mends.
+            mends; above 0 it needs a world and `drawing.critique`.
+        augmentation: detours by the operations refine, remove and swap; needs a world. None adds objects straight.
 
     Returns:
-        All drafts are inspected. `meta`: kind, subset, world, split, plan, and the kinds of the flaws, in order.
+        In `meta`: subset, kind, split, plan, what the source said, the kinds of the flaws, and the operations.
 
     Raises:
-        ValueError: an unknown plan style, or a flaw rate outside 0 to 1; unknown kinds and splits as `world.sample`.
+        ValueError: a flaw rate outside 0 to 1, or flaws or detours without a world.
     """
-    if plan not in PLAN_STYLES or not 0 <= flaw_rate <= 1:
-        raise ValueError(f"plan={plan!r}, flaw_rate={flaw_rate}: expected one of {PLAN_STYLES} and 0 to 1")
-    prompt, scene = world.sample(kind, rng, split)
-    relations = _relations(world, scene, rng) if plan == "relational" else ()
-    steps, flaws = [], []
-    for count in range(1, len(scene.objects) + 1):
-        so_far = SceneGraph(objects=scene.objects[:count])
-        said = _said(so_far, relations) if plan == "relational" else so_far
-        words = Plan(instruction=_instruction(world, said), description=_description(world, said))
-        flaw = plant(world, said, so_far, rng, split=split) if rng.random() < flaw_rate else None
-        flaws += [flaw.kind] if flaw else []
-        steps.append(Step(plan=words, drafts=_drafts(world, said, so_far, flaw)))
-    meta = {"kind": kind, "subset": "multi_turn", "world": "shapes", "split": split, "plan": plan, "flaws": flaws}
-    return Trajectory(key=key, prompt=prompt, steps=tuple(steps), meta=meta)
+    if not 0 <= flaw_rate <= 1 or (drawing.world is None and (flaw_rate or augmentation)):
+        raise ValueError(f"flaw_rate={flaw_rate}, augmentation={augmentation}: expected 0 to 1, and both need a world")
+    if flaw_rate and not drawing.critique:
+        raise ValueError(f"flaw_rate={flaw_rate} needs drawing.critique=true, else nobody would find the flaws")
+    return [attempt(task, partial(_drawn, drawing, flaw_rate, augmentation)) for task in tasks]
 
 
-def _relations(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> tuple[Relation, ...]:
-    """What each object but the first is drawn by: the prompt's own relation, else a true one to an earlier object."""
-    asked = {
-        one.object: Relation(subject=one.object, predicate=INVERSE[one.predicate], object=one.subject)
-        for one in scene.relations
-    }
-    relations = []
-    for subject in range(1, len(scene.objects)):
-        earlier = int(rng.integers(subject))
-        true = world.predicates(scene.objects[subject], scene.objects[earlier])
-        sampled = Relation(subject=subject, predicate=true[rng.integers(len(true))], object=earlier)
-        relations.append(asked.get(subject, sampled))
-    return tuple(relations)
+def _drawn(drawing: Drawing, flaw_rate: float, augmentation: Augmentation | None, task: Task) -> Trajectory:
+    steps: list[Step] = []
+    flaws: list[str] = []
+    operations: list[str] = []
+    scene = EMPTY
+    for edits in way(drawing, task, augmentation):
+        plan, scene = drawing.words(scene, edits), applied(scene, edits)
+        flawed = flawed_draft(drawing, scene, task) if share(task.rng, flaw_rate) else None
+        right = drawing.right(last_image(steps), plan, scene, task)
+        flaws += [flawed[0]] if flawed else []
+        operations += [edit.operation for edit in edits]
+        steps.append(Step(plan=plan, drafts=(flawed[1], right) if flawed else (right,)))
+    return trajectory(task, steps, "multi_turn", plan=drawing.plan, flaws=flaws, operations=operations)
 
 
-def _said(scene: SceneGraph, relations: tuple[Relation, ...]) -> SceneGraph:
-    """What relational plans have said of the scene so far: objects without places, relations among them."""
-    objects = tuple(replace(one, x=None, y=None) for one in scene.objects)
-    return SceneGraph(objects=objects, relations=relations[: len(objects) - 1])
+def way(drawing: Drawing, task: Task, augmentation: Augmentation | None) -> list[list[Edit]]:
+    """The edits of each step from an empty canvas to the task's scene."""
+    stages = drawing.stages(task)
+    if augmentation is None:
+        return [straight(before, after) for before, after in zip((EMPTY, *stages), stages, strict=False)]
+    assert drawing.world is not None, "checked by the caller"
+    propose = proposer(drawing.world, task.split, task.rng)
+    return augmentation(stages, task.rng, propose, max_images=drawing.max_images)
 
 
-def _instruction(world: ShapesWorld, said: SceneGraph) -> str:
-    """The command that adds the last object."""
-    new = said.objects[-1]
-    words = f"add {article(new.noun)}"
-    if new.x is not None:
-        return f"{words} at {cell_name(*new.centre, world.grid)}"
-    if not said.relations:
-        return words
-    relation = said.relations[-1]
-    return f"{words} {relation.predicate} the {said.objects[relation.object].noun}"
+def applied(scene: SceneGraph, edits: Sequence[Edit]) -> SceneGraph:
+    """The scene after all of the edits."""
+    for edit in edits:
+        scene = edit(scene)
+    return scene
 
 
-def _description(world: ShapesWorld, said: SceneGraph) -> str:
-    """The scene after the step, with places where the plan knows them; relations are said when they are used."""
-    cells = said.objects[0].x is not None
-    return describe(SceneGraph(objects=said.objects), cells=cells, grid=world.grid)
+def flawed_draft(drawing: Drawing, scene: SceneGraph, task: Task) -> tuple[str, Draft] | None:
+    """A draft with one planted error, inspected, and the kind of the error; None where none fits."""
+    assert drawing.world is not None, "checked by the caller"
+    flaw = plant(drawing.world, drawing.said(scene), scene, task.rng, split=task.split)
+    if flaw is None:
+        return None
+    image = drawing.world.render(flaw.scene)
+    return flaw.kind, Draft(image=image, inspection=drawing.inspect(drawing.said(scene), image), flawed=True)
 
 
-def _drafts(world: ShapesWorld, said: SceneGraph, scene: SceneGraph, flaw: Flaw | None) -> tuple[Draft, ...]:
-    """The flawed draft with what is wrong with it, if there is one, then the right one."""
-    right = _inspected(world, said, scene)
-    assert right.inspection is not None and right.inspection.accepts, "the scene satisfies its own plan"
-    return (right,) if flaw is None else (replace(_inspected(world, said, flaw.scene), flawed=True), right)
+def trajectory(task: Task, steps: Sequence[Step], subset: str, *, finished: bool = True, **meta: object) -> Trajectory:
+    """The steps as a sample; the build gives it its key."""
+    known = {"kind": task.kind, "subset": subset, "split": task.split, **task.meta, **meta}
+    return Trajectory(key="new", prompt=task.prompt, steps=tuple(steps), finished=finished, meta=known)
 
 
-def _inspected(world: ShapesWorld, said: SceneGraph, scene: SceneGraph) -> Draft:
-    """The scene's picture and how it departs from what the plans have said."""
-    found = diff(said, scene, tolerance=0.5 / world.grid)
-    return Draft(image=world.render(scene), inspection=feedback(found, grid=world.grid))
+def plans_of(steps: Sequence[Step]) -> list[Plan]:
+    """The plans of some steps."""
+    return [step.plan for step in steps if step.plan is not None]

@@ -314,10 +314,12 @@ class ShapesWorld:
         """Every word that this world's prompts, plans and inspections can contain, sorted."""
         cells = (cell_name(x / self.grid, y / self.grid, self.grid) for x in range(self.grid) for y in range(self.grid))
         grammar = "a an and at add left right of above below the draft shows plan should be is missing there extra"
-        commands = "make turn into move to remove"
+        commands = "make turn into move to remove replace with"
+        plans = "prompt asks for no fits"
         nouns = (*self.shapes, *map(plural, self.shapes), UNRECOGNISED)
         numbers = NUMBERS[: self.max_objects]
-        return tuple(sorted({*grammar.split(), *commands.split(), *nouns, *self.colors, *numbers, *cells}))
+        said = f"{grammar} {commands} {plans}".split()
+        return tuple(sorted({*said, *nouns, *self.colors, *numbers, *cells}))
 
 
 def _relation(subject: str, predicate: str, reference: str) -> Combination:

@@ -1,0 +1,319 @@
+"""The one client of language models: any OpenAI-compatible endpoint, answers that fit a schema, kept on disk.
+
+Needs the extra `llm` of brushwork-critic.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import openai
+import PIL.Image
+import stamina
+from pydantic import BaseModel, ValidationError
+from pyrate_limiter import GCRA, Duration, Limiter, Rate, StateBucket
+
+from brushwork.tokens.trajectory import Image
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ChatError(Exception):
+    """There is no answer; the text says why, its first clause (up to a colon) in words that can be counted by."""
+
+
+class _UnusableAnswer(Exception):
+    """What came is cut off, no JSON, or does not fit the schema: worth asking again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What was sent and used up, answers that could not be used included.
+
+    Attributes:
+        requests: sent over the network; an answer from the cache is none.
+        prompt_tokens: as the endpoint counted them.
+        completion_tokens: as the endpoint counted them.
+        cost: of these tokens, in the currency of the prices.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatModel:
+    """A model behind an OpenAI-compatible endpoint (OpenAI, vLLM, SGLang), for any number of threads and processes.
+
+    These are settings alone, cheap to copy into another process. The connection, the rate limit and the counts behind
+    them belong to a process and are shared by all equal settings in it: however many judges name the same endpoint,
+    its limit holds.
+
+    Attributes:
+        model: as the endpoint calls it.
+        cache: folder of the answers, one JSON file each; may be shared by processes and runs. A question that it
+            answers needs neither endpoint nor key.
+        base_url: such as "http://localhost:8000/v1"; None for OpenAI.
+        api_key_env: name of the environment variable that holds the key. A server at a `base_url` may need none.
+        temperature: None for the endpoint's own, as some models accept no other.
+        seed: None to send none.
+        timeout: seconds to wait for an endpoint that says nothing.
+        attempts: how often a question is asked, at most.
+        max_wait: seconds between two attempts, at most; an endpoint that asks for more is not waited for that long.
+        requests_per_minute: of one process, evenly spaced.
+        prompt_price: of a million tokens.
+        completion_price: of a million tokens.
+    """
+
+    model: str
+    cache: str | Path
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    temperature: float | None = 0.0
+    seed: int | None = 0
+    timeout: float = 120.0
+    attempts: int = 6
+    max_wait: float = 60.0
+    requests_per_minute: int = 600
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+
+    def __post_init__(self):
+        positive = ("timeout", "attempts", "max_wait", "requests_per_minute")
+        if wrong := {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}:
+            raise ValueError(f"{wrong}: expected above 0; set them higher")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url={self.base_url!r}: expected such as 'http://localhost:8000/v1'; add http://")
+
+    def ask(self, schema: type[M], system: str, text: str, images: Sequence[Image] = ()) -> M:
+        """The answer, from the cache where the same has been asked before.
+
+        Threads that ask the same at the same time cause one request.
+
+        Args:
+            schema: what the answer must be; an answer that it does not accept is asked for again.
+            system: the instructions.
+            text: the question.
+            images: shown after the text.
+
+        Raises:
+            ChatError: the endpoint cannot be reached or refuses, the model refuses, or no attempt gave such an answer.
+            ValueError: there is no key for the endpoint.
+        """
+        function = openai.pydantic_function_tool(schema)["function"]  # the public way to a schema that "strict" accepts
+        answer_format = {"name": function["name"], "strict": True, "schema": function.get("parameters")}
+        request: dict[str, Any] = {
+            "model": self.model,
+            "response_format": {"type": "json_schema", "json_schema": answer_format},
+            **({} if self.temperature is None else {"temperature": self.temperature}),
+            **({} if self.seed is None else {"seed": self.seed}),
+        }
+        key = _key({**request, "system": system, "text": text}, images)
+        path = Path(self.cache) / key[:2] / f"{key}.json"
+        session = _session(self)
+        with session.lock(key):
+            answer = _read(path, schema)
+            if answer is None:
+                answer = session.answer(schema, {**request, "messages": _messages(system, text, images)})
+                _write(path, {"model": self.model, "text": text, "answer": answer.model_dump(mode="json")})
+        return answer
+
+    @property
+    def usage(self) -> Usage:
+        """What this process has used so far under these settings."""
+        return _session(self).usage
+
+
+# What belongs to a process
+
+
+class _Session:
+    """The connection, the limits and the counts behind settings."""
+
+    def __init__(self, chat: ChatModel):
+        self.chat = chat
+        self.usage = Usage()
+        rate = Rate(chat.requests_per_minute, Duration.MINUTE, burst=1)  # endpoints count by the second, too
+        self.limiter = Limiter(StateBucket([rate], algorithm=GCRA()), buffer_ms=0)
+        self._guard = threading.Lock()
+        self._locks = WeakValueDictionary[str, threading.Lock]()
+
+    @cached_property
+    def client(self) -> openai.OpenAI:
+        """Made for the first request, so that what is in the cache needs no key."""
+        chat = self.chat
+        key = os.environ.get(chat.api_key_env)
+        if not key and chat.base_url is None:
+            raise ValueError(
+                f"the environment variable {chat.api_key_env} is not set, and OpenAI expects a key; "
+                "export it, or set base_url to a server of your own"
+            )
+        return openai.OpenAI(api_key=key or "none", base_url=chat.base_url, timeout=chat.timeout, max_retries=0)
+
+    def lock(self, key: str) -> threading.Lock:
+        """The lock of one question; gone when nobody asks it."""
+        with self._guard:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def answer(self, schema: type[M], request: Mapping[str, Any]) -> M:
+        """Asks until there is an answer."""
+        chat = self.chat
+        retrying = stamina.RetryingCaller(attempts=chat.attempts, timeout=None, wait_initial=1, wait_max=chat.max_wait)
+        try:
+            return retrying(self.backoff, self.attempt, schema, request)
+        except (openai.APIError, _UnusableAnswer) as error:
+            if self.backoff(error) is not False:
+                raise ChatError(f"no usable answer in {chat.attempts} attempts: {error}") from error
+            raise ChatError(
+                f"the endpoint refuses the request: {error}; "
+                f"check model={chat.model}, base_url={chat.base_url} and the key in {chat.api_key_env}"
+            ) from error
+
+    def backoff(self, error: Exception) -> bool | float:
+        """Whether to ask again, and after how many seconds where the endpoint says so."""
+        if isinstance(error, openai.APIConnectionError | _UnusableAnswer):
+            return True
+        if not isinstance(error, openai.APIStatusError) or (error.status_code != 429 and error.status_code < 500):
+            return False
+        try:
+            seconds = float(error.response.headers["retry-after"])
+        except (KeyError, ValueError):  # not said, or a date
+            return True
+        return seconds if 0 <= seconds <= self.chat.max_wait else True
+
+    def attempt(self, schema: type[M], request: Mapping[str, Any]) -> M:
+        """Asks once."""
+        client = self.client
+        self.limiter.try_acquire()
+        self.count(requests=1)
+        response = client.chat.completions.with_raw_response.create(**request)
+        try:
+            completion = _Completion.model_validate_json(response.content)
+        except ValidationError as error:
+            raise _UnusableAnswer(f"the endpoint sent no completion ({_problems(error)})") from error
+        if completion.usage is not None:
+            self.count(**completion.usage.model_dump())
+        choice = completion.choices[0] if completion.choices else _Choice()
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            raise ChatError(f"the model refused: {choice.message.refusal or 'content filter'}")
+        try:
+            return schema.model_validate_json(choice.message.content or "")
+        except ValidationError as error:
+            raise _UnusableAnswer(
+                f"the answer does not fit ({_problems(error)}; finish reason {choice.finish_reason})"
+            ) from error
+
+    def count(self, requests: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
+        """Adds to the usage."""
+        chat = self.chat
+        with self._guard:
+            before = self.usage
+            price = prompt_tokens * chat.prompt_price + completion_tokens * chat.completion_price
+            self.usage = Usage(
+                requests=before.requests + requests,
+                prompt_tokens=before.prompt_tokens + prompt_tokens,
+                completion_tokens=before.completion_tokens + completion_tokens,
+                cost=before.cost + price / 1e6,
+            )
+
+
+_sessions: dict[tuple[int, ChatModel], _Session] = {}
+_sessions_guard = threading.Lock()
+
+
+def _session(chat: ChatModel) -> _Session:
+    key = os.getpid(), chat  # a forked process must not go on with its parent's sockets
+    with _sessions_guard:
+        if key not in _sessions:
+            _sessions[key] = _Session(chat)
+        return _sessions[key]
+
+
+# What is read of a completion: servers differ in the rest
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message = _Message()
+    finish_reason: str | None = None
+
+
+class _TokenCounts(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = []
+    usage: _TokenCounts | None = None
+
+
+def _problems(error: ValidationError) -> str:
+    """In one line what a schema found wrong."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'all'}: {problem['msg']}"
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+# What is sent
+
+
+def _messages(system: str, text: str, images: Sequence[Image]) -> list[dict[str, Any]]:
+    shown = [{"type": "image_url", "image_url": {"url": _png_url(image)}} for image in images]
+    # a plain string where there is no image: not every chat template knows lists
+    content = [{"type": "text", "text": text}, *shown] if shown else text
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
+
+
+def _png_url(image: Image) -> str:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+# The cache
+
+
+def _key(question: Mapping[str, Any], images: Sequence[Image]) -> str:
+    """Hashes pixels, not PNG files: another version of Pillow may compress in another way."""
+    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode())
+    for image in images:
+        digest.update(f"{image.shape}".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, schema: type[M]) -> M | None:
+    try:
+        return schema.model_validate(json.loads(path.read_bytes())["answer"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("the cached answer %s cannot be read (%s); asking again", path, type(error).__name__)
+        return None
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,136 @@
+"""How scenes of the embedded world are put on their way: relations to speak of, things to be led astray by, places."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from brushwork.critic.scene import INVERSE, Discrepancy, Relation, SceneGraph, SceneObject, diff
+from brushwork.data.augment import Operation
+from brushwork.data.worlds.shapes import ShapesWorld
+
+_DRAWS = 12
+T = TypeVar("T")
+
+
+def related(world: ShapesWorld, scene: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    """The scene with one relation for each object but the first: the prompt's own, else a true one.
+
+    It leads to an earlier object, so that a plan can say where each object goes without naming places.
+    """
+    asked = {
+        one.object: Relation(subject=one.object, predicate=INVERSE[one.predicate], object=one.subject)
+        for one in scene.relations
+    }
+    relations = []
+    for subject in range(1, len(scene.objects)):
+        earlier = int(rng.integers(subject))
+        true = world.predicates(scene.objects[subject], scene.objects[earlier])
+        sampled = Relation(subject=subject, predicate=true[rng.integers(len(true))], object=earlier)
+        relations.append(asked.get(subject, sampled))
+    return SceneGraph(objects=scene.objects, relations=tuple(relations))
+
+
+def unplaced(scene: SceneGraph) -> SceneGraph:
+    """What relational plans say of a scene: objects without places, and the relations."""
+    return SceneGraph(objects=tuple(replace(one, x=None, y=None) for one in scene.objects), relations=scene.relations)
+
+
+def proposer(
+    world: ShapesWorld, split: str, rng: np.random.Generator
+) -> Callable[[Operation, SceneGraph, SceneObject], SceneObject | None]:
+    """What `augment.Augmentation` may be led astray by, within what the split may show."""
+    return partial(_propose, world, split, rng)
+
+
+def _propose(
+    world: ShapesWorld, split: str, rng: np.random.Generator, operation: Operation, scene: SceneGraph, one: SceneObject
+) -> SceneObject | None:
+    for _ in range(_DRAWS):
+        color, name = pick(world.colors, rng), pick(world.shapes, rng)
+        if operation == "refine":
+            other = replace(one, color=color)
+        elif operation == "swap":
+            other = replace(one, color=color, name=name)
+        else:
+            other = world.place(SceneObject(name=name, color=color), pick(world.free_cells(scene), rng), rng)
+        admitted = world.admits(SceneGraph(objects=(*scene.objects, other)), split, finished=False)
+        if admitted and (other.name != one.name or operation != "swap") and other.noun != one.noun:
+            return other
+    return None
+
+
+def corrected(
+    world: ShapesWorld, plan: SceneGraph, wrong: tuple[Discrepancy, ...], rng: np.random.Generator
+) -> SceneGraph:
+    """The planned scene with all of `diff(prompt, plan)` set right; what the prompt leaves open is drawn."""
+    objects: list[SceneObject | None] = list(plan.objects)
+    relations, added = list(plan.relations), []
+    for one in wrong:
+        at = objects.index(one.seen) if one.seen in objects else None
+        if one.seen is None:
+            assert one.wanted is not None
+            added.append(replace(one.wanted, color=one.wanted.color or pick(world.colors, rng)))
+        elif at is None:
+            continue  # set right before
+        elif one.kind in ("extra", "count"):
+            objects[at] = None
+        elif one.kind == "color":
+            assert one.wanted is not None
+            objects[at] = replace(one.seen, color=one.wanted.color)
+        elif one.kind == "shape":
+            assert one.wanted is not None
+            objects[at] = replace(one.seen, name=one.wanted.name)
+        else:  # a place: whatever was said of this object's place gives way
+            objects[at] = replace(one.seen, x=None, y=None)
+            relations = [said for said in relations if at not in (said.subject, said.object)]
+            reference = next((i for i, other in enumerate(plan.objects) if _is(one.reference, other)), None)
+            if one.predicate and reference is not None and reference != at:
+                relations.append(Relation(subject=at, predicate=one.predicate, object=reference))
+    kept = [index for index, one in enumerate(objects) if one is not None]
+    place = {index: number for number, index in enumerate(kept)}
+    said = tuple(
+        Relation(subject=place[one.subject], predicate=one.predicate, object=place[one.object])
+        for one in dict.fromkeys(relations)
+        if one.subject in place and one.object in place
+    )
+    left = tuple(one for one in objects if one is not None)
+    return SceneGraph(objects=(*left, *added), relations=said)
+
+
+def _is(asked: SceneObject | None, one: SceneObject) -> bool:
+    return asked is not None and asked.name == one.name and asked.color in (None, one.color)
+
+
+def arranged(
+    world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np.random.Generator, *, split: str
+) -> SceneGraph | None:
+    """Places for a planned scene that satisfy it, those of like objects in `seen` where that is possible.
+
+    Returns:
+        None where no draw found a scene that the plan describes and the split may show.
+    """
+    for draw in range(_DRAWS):
+        left, objects = list(seen.objects) if draw < _DRAWS // 2 else [], []
+        for one in plan.objects:
+            like = next((other for other in left if other.noun == one.noun), None)
+            if like is not None:
+                left.remove(like)
+            if one.x is not None or like is not None:
+                x, y = (one.x, one.y) if like is None or one.x is not None else (like.x, like.y)
+                objects.append(replace(one, x=x, y=y))
+                continue
+            free = world.free_cells(SceneGraph(objects=(*objects, *(o for o in plan.objects if o.x is not None))))
+            objects.append(world.place(one, pick(free, rng), rng))
+        scene = SceneGraph(objects=tuple(objects), relations=plan.relations)
+        fits = not diff(plan, scene, tolerance=0.5 / world.grid)
+        if fits and world.admits(scene, split, finished=False):
+            return scene
+    return None
+
+
+def pick(items: Sequence[T], rng: np.random.Generator) -> T:
+    """One of the items, all equally likely."""
+    return items[int(rng.integers(len(items)))]
