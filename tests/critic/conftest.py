@@ -76,7 +76,8 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are two writes: the second would wait 40 ms
 
     def do_POST(self):
-        endpoint: Endpoint = self.server.endpoint
+        assert isinstance(self.server, Server)
+        endpoint = self.server.endpoint
         endpoint.keys.add(self.headers["Authorization"])
         question, behaviour = endpoint.behaviour(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         if behaviour == "hang":

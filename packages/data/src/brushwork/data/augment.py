@@ -14,6 +14,8 @@ from brushwork.critic.scene import Relation, SceneGraph, SceneObject, article, c
 
 Operation = Literal["add", "refine", "remove", "swap"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+EVERYDAY_COLORS = ("red", "green", "blue", "yellow", "black", "white")
+EVERYDAY_THINGS = ("ball", "bottle", "book", "chair", "clock", "cup", "lamp", "umbrella", "vase")
 _UNDOES: dict[Operation, Operation] = {"add": "remove", "remove": "add", "refine": "refine", "swap": "swap"}
 
 
@@ -138,6 +140,28 @@ def straight(before: SceneGraph, after: SceneGraph) -> list[Edit]:
         edits.append(add(scene, after.objects[index], said))
         scene = edits[-1](scene)
     return edits
+
+
+def everyday(
+    operation: Operation, scene: SceneGraph, one: SceneObject, *, rng: np.random.Generator
+) -> SceneObject | None:
+    """What to be led astray by in pictures of the world at large: another colour, or a thing that may stand anywhere.
+
+    Args:
+        operation: of the detour.
+        scene: that it starts from.
+        one: the object that the step adds.
+        rng: source of all randomness.
+
+    Returns:
+        None where the scene holds such a thing already, or an object without colour would have to change it.
+    """
+    taken = {other.name for other in (*scene.objects, one)}
+    color = EVERYDAY_COLORS[int(rng.integers(len(EVERYDAY_COLORS)))]
+    name = EVERYDAY_THINGS[int(rng.integers(len(EVERYDAY_THINGS)))]
+    if operation == "refine":
+        return None if one.color in (None, color) else replace(one, color=color)
+    return None if name in taken else SceneObject(name=name, color=color, x=one.x, y=one.y)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -56,9 +57,12 @@ class LocalExecutor:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks in any state
-        with ProcessPoolExecutor(
-            min(self.num_processes, len(items)), context, initializer=_start, initargs=(function, os.getpid())
-        ) as pool:
+        with (
+            _one_thread(),
+            ProcessPoolExecutor(
+                min(self.num_processes, len(items)), context, initializer=_start, initargs=(function, os.getpid())
+            ) as pool,
+        ):
             futures = [pool.submit(_call, item) for item in items]
             try:
                 for future in as_completed(futures):
@@ -71,11 +75,24 @@ class LocalExecutor:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes started meanwhile use one thread each: more threads than cores make small models crawl."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, which is before a process does anything else
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
 def _start(function: Callable[[Any], Any], parent: int) -> None:
     """Prepares a process: the function is unpickled once, and not to outlive a parent that was killed."""
     global _function
     _function = function
-    os.environ["OMP_NUM_THREADS"] = "1"
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

@@ -212,7 +212,7 @@ def _astray(
     assert world is not None, "checked by the caller"
     right = applied(before, edits)
     wanted = world.parse(task.prompt)
-    asked = expand(wanted, max_steps=len(wanted.objects))[len(right.objects) - 1]
+    (asked,) = expand(wanted, max_steps=1)  # with relations said from the later object, as plans say them
     for _ in range(_DRAWS):
         other = _another(world, right, task)
         stray = change(right, len(right.objects) - 1, other)

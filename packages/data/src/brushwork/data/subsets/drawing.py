@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from brushwork.critic.caption import caption
 from brushwork.critic.feedback import PLAN_ACCEPTED, feedback
 from brushwork.critic.scene import SceneGraph, describe, diff
 from brushwork.critic.verdict import Judge, JudgeFailure
@@ -35,6 +36,7 @@ class Drawing:
         check_plan: inspections also say that the plan fits the prompt.
         judge: tasks with a draft that does not show its plan's description are rejected; None checks nothing.
         rewrite: says an instruction in other words, such as `LLMRewriter`; None takes the template's.
+        parse: reads the scene of a prompt that comes without one, such as `FactualParser`; ValueError where it cannot.
         max_images: pictures that may be drawn for a prompt, refined ones not counted.
     """
 
@@ -45,6 +47,7 @@ class Drawing:
     check_plan: bool = False
     judge: Judge | None = None
     rewrite: Callable[[str], str] | None = None
+    parse: Callable[[str], SceneGraph] | None = None
     max_images: int = 5
 
     def __post_init__(self) -> None:
@@ -58,11 +61,16 @@ class Drawing:
         """The scene after each step of the straight way.
 
         Raises:
-            Unfit: the task has no scene.
+            Unfit: the task has no scene, and none can be read from its prompt.
         """
-        if task.scene is None or not task.scene.objects:
-            raise Unfit("the prompt has no scene graph")
         scene = task.scene
+        if scene is None and self.parse is not None:
+            try:
+                scene = self.parse(task.prompt)
+            except ValueError as error:
+                raise Unfit(f"the prompt cannot be read: {error}") from error
+        if scene is None or not scene.objects:
+            raise Unfit("the prompt has no scene graph")
         if self.world is not None:
             scene = related(self.world, scene, task.rng) if self.plan == "relational" else placed_only(scene)
         return expand(scene, self.max_images)
@@ -88,7 +96,7 @@ class Drawing:
     def description(self, scene: SceneGraph) -> str:
         """The scene in words; in the embedded world relations are said once, when they are used."""
         if self.world is None:
-            return describe(scene)
+            return caption(scene)
         objects = SceneGraph(objects=self.said(scene).objects)
         return describe(objects, cells=self.plan == "located", grid=self.world.grid)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from brushwork.critic.scene import SceneGraph
-from brushwork.data.augment import Augmentation, Edit, straight
+from brushwork.data.augment import Augmentation, Edit, everyday, straight
 from brushwork.data.subsets.drawing import EMPTY, Drawing, last_image, share
 from brushwork.data.subsets.flaws import plant
 from brushwork.data.tasks import Reject, Task, attempt
@@ -25,18 +25,16 @@ def multi_turn(
         drawing: words, pictures and inspections.
         flaw_rate: probability that a step's first draft has an error, which its inspection names and the next draft
             mends; above 0 it needs a world and `drawing.critique`.
-        augmentation: detours by the operations refine, remove and swap; needs a world. None adds objects straight.
+        augmentation: detours by the operations refine, remove and swap. None adds objects straight.
 
     Returns:
         In `meta`: subset, kind, split, plan, what the source said, the kinds of the flaws, and the operations.
 
     Raises:
-        ValueError: a flaw rate outside 0 to 1, or flaws or detours without a world.
+        ValueError: a flaw rate outside 0 to 1, or flaws that nobody would find.
     """
-    if not 0 <= flaw_rate <= 1 or (drawing.world is None and (flaw_rate or augmentation)):
-        raise ValueError(f"flaw_rate={flaw_rate}, augmentation={augmentation}: expected 0 to 1, and both need a world")
-    if flaw_rate and not drawing.critique:
-        raise ValueError(f"flaw_rate={flaw_rate} needs drawing.critique=true, else nobody would find the flaws")
+    if not 0 <= flaw_rate <= 1 or (flaw_rate and not drawing.critique):
+        raise ValueError(f"flaw_rate={flaw_rate}: expected 0 to 1, and above 0 a world and drawing.critique=true")
     return [attempt(task, partial(_drawn, drawing, flaw_rate, augmentation)) for task in tasks]
 
 
@@ -60,8 +58,8 @@ def way(drawing: Drawing, task: Task, augmentation: Augmentation | None) -> list
     stages = drawing.stages(task)
     if augmentation is None:
         return [straight(before, after) for before, after in zip((EMPTY, *stages), stages, strict=False)]
-    assert drawing.world is not None, "checked by the caller"
-    propose = proposer(drawing.world, task.split, task.rng)
+    world = drawing.world
+    propose = proposer(world, task.split, task.rng) if world is not None else partial(everyday, rng=task.rng)
     return augmentation(stages, task.rng, propose, max_images=drawing.max_images)
 
 

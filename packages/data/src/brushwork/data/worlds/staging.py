@@ -107,28 +107,57 @@ def _is(asked: SceneObject | None, one: SceneObject) -> bool:
 def arranged(
     world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np.random.Generator, *, split: str
 ) -> SceneGraph | None:
-    """Places for a planned scene that satisfy it, those of like objects in `seen` where that is possible.
+    """Places for a planned scene that satisfy it; things stay in the cells where a draft has them, if that is possible.
+
+    Args:
+        world: places things.
+        plan: the scene that is wanted; what has a place keeps it.
+        seen: what the draft shows. A thing that it lacks takes the place of what it has instead, of the same colour or
+            shape.
+        rng: source of all randomness.
+        split: the scene shows nothing that is held out of this split.
 
     Returns:
         None where no draw found a scene that the plan describes and the split may show.
     """
+    places = _cells_of_draft(world, plan, seen)
     for draw in range(_DRAWS):
-        left, objects = list(seen.objects) if draw < _DRAWS // 2 else [], []
-        for one in plan.objects:
-            like = next((other for other in left if other.noun == one.noun), None)
-            if like is not None:
-                left.remove(like)
-            if one.x is not None or like is not None:
-                x, y = (one.x, one.y) if like is None or one.x is not None else (like.x, like.y)
-                objects.append(replace(one, x=x, y=y))
+        # More and more of the draft gives way: the plan may say that something stands elsewhere.
+        kept = {index: cell for index, cell in places.items() if draw == 0 or rng.random() * _DRAWS > draw}
+        objects = []
+        for index, one in enumerate(plan.objects):
+            if one.x is not None:
+                objects.append(one)
                 continue
-            free = world.free_cells(SceneGraph(objects=(*objects, *(o for o in plan.objects if o.x is not None))))
-            objects.append(world.place(one, pick(free, rng), rng))
+            settled = SceneGraph(objects=(*objects, *(other for other in plan.objects if other.x is not None)))
+            free = [cell for cell in world.free_cells(settled) if cell not in kept.values()]
+            objects.append(world.place(one, kept[index] if index in kept else pick(free, rng), rng))
         scene = SceneGraph(objects=tuple(objects), relations=plan.relations)
         fits = not diff(plan, scene, tolerance=0.5 / world.grid)
         if fits and world.admits(scene, split, finished=False):
             return scene
     return None
+
+
+def _cells_of_draft(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph) -> dict[int, int]:
+    """In which cell the draft has each planned object, or what stands for it; each cell once."""
+    cells: dict[int, int] = {}
+    left = list(seen.objects)
+    tests: tuple[Callable[[SceneObject, SceneObject], bool], ...] = (
+        lambda one, other: one.noun == other.noun,
+        lambda one, other: one.color == other.color or one.name == other.name,
+    )
+    for alike in tests:
+        for index, one in enumerate(plan.objects):
+            match = next((other for other in left if alike(one, other)), None)
+            if one.x is not None or index in cells or match is None:
+                continue
+            left.remove(match)
+            x, y = match.centre
+            cell = min(int(y * world.grid), world.grid - 1) * world.grid + min(int(x * world.grid), world.grid - 1)
+            if cell not in cells.values():
+                cells[index] = cell
+    return cells
 
 
 def pick(items: Sequence[T], rng: np.random.Generator) -> T:
