@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test slow-test gpu-test check notebooks bench clean
+.PHONY: demo two-stage test slow-test gpu-test check notebooks bench clean
 .DELETE_ON_ERROR:
 
 # --- the environment: made once, and again when a pinned version or a package's dependencies change ---------------
@@ -77,6 +77,45 @@ $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl)
 	$(LIGHTNING) report 'runs={$(subst $() ,$(comma),$(foreach arm,$(SHOWN),$(arm):$(DEMO)/$(arm)))}' out=$(DEMO)/report
 
 .PRECIOUS: $(DEMO)/%/model/ema.safetensors $(DEMO)/%/verdicts.jsonl
+
+# --- the paper's two stages: multi-turn first, then all three subsets, conflicts sampled from the first stage's model ------
+
+TWO ?= outputs/two-stage
+STAGE_MINUTES ?= 8
+MULTI_TURN ?= 20000
+CONFLICTS ?= 4000
+ALIGNMENTS ?= 10000
+FIT := $(LIGHTNING) fit trainer.max_steps=-1 'trainer.max_time={minutes: $(STAGE_MINUTES)}' data.folder=$(TWO)/multi_turn
+
+two-stage: $(INSTALLED)
+	@$(MAKE) --no-print-directory --jobs=2 $(TWO)/report/report.html
+	@echo "report:        $(TWO)/report/report.html"
+
+$(TWO)/multi_turn/manifest.json:
+	$(LIGHTNING) build subset=multi_turn 'num_samples={train: $(MULTI_TURN)}' out=$(TWO)/multi_turn
+
+$(TWO)/alignment/manifest.json:
+	$(LIGHTNING) build subset=alignment positives=0.33333 'num_samples={train: $(ALIGNMENTS)}' out=$(TWO)/alignment
+
+$(TWO)/stage1/model/ema.safetensors: $(TWO)/multi_turn/manifest.json
+	$(FIT) out=$(TWO)/stage1
+
+$(TWO)/conflict/manifest.json: $(TWO)/stage1/model/ema.safetensors
+	$(LIGHTNING) build subset=conflict positives=0.45425 'num_samples={train: $(CONFLICTS), val: 60}' samples_per_shard=250 \
+	  subset.sampler.folder=$(TWO)/stage1/model out=$(TWO)/conflict
+
+$(TWO)/stage2/model/ema.safetensors: $(TWO)/conflict/manifest.json $(TWO)/alignment/manifest.json
+	$(FIT) model=folder model.source=$(TWO)/stage1/model 'data.more=[$(TWO)/conflict,$(TWO)/alignment]' \
+	  'data.weights=[2.0,1.0,1.0]' out=$(TWO)/stage2
+
+$(TWO)/%/verdicts.jsonl: $(TWO)/%/model/ema.safetensors
+	$(LIGHTNING) predict out=$(TWO)/$* sampler.folder=$(TWO)/$*/model benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
+	$(LIGHTNING) test out=$(TWO)/$*
+
+$(TWO)/report/report.html: $(TWO)/stage1/verdicts.jsonl $(TWO)/stage2/verdicts.jsonl
+	$(LIGHTNING) report 'runs={stage 1: $(TWO)/stage1, stage 2: $(TWO)/stage2}' out=$(TWO)/report
+
+.PRECIOUS: $(TWO)/%/model/ema.safetensors $(TWO)/%/verdicts.jsonl
 
 clean:
 	rm -rf outputs multirun .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -38,7 +38,7 @@ def call(config: DictConfig) -> dict:
 
 @cache
 def groups(verb: str) -> dict[str, str]:
-    """Each group that a verb or one of its options offers, with how it is overridden: `editor@subset.drawing.editor`."""
+    """Each group that a verb or a subset offers, with how it is overridden: `editor@subset.drawing.editor`."""
     choices = [*composed(verb).hydra.runtime.choices]
     for option in [path.stem for path in CONFIGS.glob("subset/*.yaml")] if "subset" in choices else []:
         choices += composed(verb, f"subset={option}").hydra.runtime.choices
@@ -74,7 +74,23 @@ def test_interpolations_resolve(verb):
     OmegaConf.resolve(config)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+ADDED = {
+    "chat": "chat@subset.drawing.rewrite.chat",  # below a rewriter
+    "parser": "+parser@subset.drawing.parse",
+    "rewriter": "+rewriter@subset.drawing.rewrite",
+    "inspector": "+inspector@subset.inspect",
+}
+"""Groups that no verb has from the start: what is not needed by default is added."""
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in ADDED])
+def test_an_option_that_is_added_fits(group, option):
+    subset = "alignment_genref" if group == "inspector" else "multi_turn"
+    more = ["+rewriter@subset.drawing.rewrite=llm"] if group == "chat" else []
+    assert spelling.misfit(call(composed("build", f"subset={subset}", *more, f"{ADDED[group]}={option}"))) is None
+
+
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ADDED])
 def test_an_option_fits_every_verb_that_offers_it(group, option):
     verbs = [verb for verb in cli.VERBS if group in groups(verb)]
     assert verbs, f"no verb has a group {group!r}: add it to a defaults list or remove the folder"

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -153,6 +154,16 @@ def test_a_damaged_shard_is_built_anew(built, tmp_path):
 def test_another_seed_gives_other_samples(built, tmp_path):
     run(tmp_path, seed=1)
     assert contents(tmp_path)["train-00000.tar"] != contents(built)["train-00000.tar"]
+
+
+def test_pictures_may_be_webp(tmp_path):
+    run(tmp_path, num_samples={"train": 2}, picture_format="webp")
+    sample = ShardFolder(tmp_path, "train")[0]
+    assert sample.final_image.shape == (32, 32, 3)
+    with tarfile.open(tmp_path / "train-00000.tar") as tar:
+        assert f"{sample.key}.000.webp" in tar.getnames()
+    with pytest.raises(ValueError, match="expected one of"):
+        run(tmp_path, num_samples={"train": 2}, picture_format="jpeg")
 
 
 def test_classes_are_balanced_to_the_sample(tmp_path):

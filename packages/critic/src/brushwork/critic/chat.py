@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 
-class ChatError(Exception):
+class ChatError(RuntimeError):
     """There is no answer; the text says why, its first clause (up to a colon) in words that can be counted by."""
 
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from brushwork.data.contamination import BenchmarkPrompts
 from brushwork.data.executors import Executor, LocalExecutor
 from brushwork.data.manifest import ShardReport, claim, settings, statistics_table, write_manifest
+from brushwork.data.pictures import FORMATS
 from brushwork.data.shards import encode, read_index, shard_path, write_atomically, write_members
 from brushwork.data.tasks import Reject, Source, Subset, Task
 from brushwork.data.worlds.shapes import SPLITS, ShapesWorld
@@ -41,6 +42,7 @@ class Job:
     batch_size: int
     positives: float | None
     max_tries: int
+    picture_format: str
     benchmarks: BenchmarkPrompts
 
     def __call__(self, item: tuple[str, int]) -> ShardReport:
@@ -80,7 +82,7 @@ class Job:
                 report.surplus += 1
                 continue
             left[label] -= 1
-            members = encode(outcome)
+            members = encode(outcome, self.picture_format)
             digest = hashlib.sha256(b"".join(members.values())).hexdigest()[:12]
             yield f"{split}-{number:05d}{report.samples:05d}-{digest}", members
             report.count(outcome)
@@ -131,6 +133,7 @@ def build(
     batch_size: int = 64,
     positives: float | None = None,
     max_tries: int = 20,
+    picture_format: str = "png",
     benchmarks: Sequence[str] = ("geneval", "geneval_long", "wise"),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
@@ -151,6 +154,7 @@ def build(
         batch_size: tasks that the subset gets at once.
         positives: share of samples labelled "positive", the rest being "negative"; None takes what comes.
         max_tries: tasks for each sample at most; a shard that runs out of tasks stays short and the manifest says so.
+        picture_format: "png", or "webp" for photographs.
         benchmarks: prompts that may not be asked for, see `BenchmarkPrompts`.
         executor: where shards are made; this process by default.
 
@@ -167,10 +171,12 @@ def build(
         raise ValueError(f"{bad}: expected at least 1")
     if positives is not None and not 0 <= positives <= 1:
         raise ValueError(f"positives={positives}: expected a share, 0 to 1")
+    if picture_format not in FORMATS:
+        raise ValueError(f"picture_format={picture_format!r}: expected one of {FORMATS}")
     out = Path(out)
     job = Job(
         source=source, subset=subset, num_samples=dict(num_samples), out=out, seed=seed, positives=positives,
-        benchmarks=BenchmarkPrompts(tuple(benchmarks)), **numbers,
+        picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)), **numbers,
     )  # fmt: skip
     config = settings(job) | {"world": settings(world)}
     claim(out, config)

@@ -87,7 +87,7 @@ class Mixture:
     def _shuffled(self, folder: int, epoch: int) -> np.ndarray:
         """The order of a pass: shards shuffled, then samples within blocks of shards."""
         rng = np.random.default_rng((self.seed, 0, folder, epoch))
-        ends = np.cumsum([0, *self.folders[folder].sizes])
+        ends: list[int] = np.cumsum([0, *self.folders[folder].sizes]).tolist()
         shards = [np.arange(ends[number], ends[number + 1]) for number in rng.permutation(len(ends) - 1)]
         blocks = [shards[at : at + self.shuffled_shards] for at in range(0, len(shards), self.shuffled_shards)]
         return np.concatenate([rng.permutation(np.concatenate(block)) for block in blocks])

@@ -1,7 +1,7 @@
 """Trajectories on disk: webdataset shards, an index beside each, and a reader that loses nothing silently.
 
-A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... an image, side by side in a plain tar, so that
-`webdataset.WebDataset` reads it too. Only JSON and PNG are ever decoded: nothing in a shard can run code.
+A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... (or .webp) an image, side by side in a plain tar, so that
+`webdataset.WebDataset` reads it too. Only JSON, PNG and WebP are ever decoded: nothing in a shard can run code.
 
 The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description", "flawed"} | null, "drafts":
 [{"image": 0, "flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "num_images", "finished",
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from brushwork.data import png
+from brushwork.data import pictures
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,13 @@ def write_members(samples: Iterable[tuple[str, dict[str, bytes]]], path: str | P
     return path
 
 
-def encode(trajectory: Trajectory) -> dict[str, bytes]:
-    """A trajectory as the members of its sample: extension to content."""
+def encode(trajectory: Trajectory, picture_format: str = "png") -> dict[str, bytes]:
+    """A trajectory as the members of its sample: extension to content.
+
+    Args:
+        trajectory: of which the key is not among the content.
+        picture_format: one of `pictures.FORMATS`.
+    """
     images = [draft.image for draft in trajectory.drafts]
     numbers = iter(range(len(images)))
     steps = [
@@ -146,11 +151,8 @@ def encode(trajectory: Trajectory) -> dict[str, bytes]:
     record = {"format": FORMAT, "prompt": trajectory.prompt, "steps": steps, "num_images": len(images)}
     record |= {"finished": trajectory.finished, "meta": dict(trajectory.meta)}
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    return {"json": text.encode(), **{_image_name(number): png.encode(image) for number, image in enumerate(images)}}
-
-
-def _image_name(number: int) -> str:
-    return f"{number:03d}.png"
+    members = {f"{n:03d}.{picture_format}": pictures.encode(one, picture_format) for n, one in enumerate(images)}
+    return {"json": text.encode(), **members}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -338,10 +340,11 @@ def decode(key: str, members: dict[str, bytes]) -> Trajectory:
     record = json.loads(members["json"])
     if record["format"] != FORMAT:
         raise ValueError(f"format {record['format']!r}; this version reads {FORMAT}")
-    names = [_image_name(number) for number in range(record["num_images"])]
-    if set(members) != {"json", *names}:
-        raise ValueError(f"expected {len(names)} images, found the members {', '.join(sorted(members))}")
-    images = [png.decode(members[name]) for name in names]
+    names = sorted(set(members) - {"json"})
+    expected = [{f"{n:03d}.{kind}" for kind in pictures.FORMATS} for n in range(record["num_images"])]
+    if len(names) != len(expected) or any(name not in of for name, of in zip(names, expected, strict=True)):
+        raise ValueError(f"expected {len(expected)} images, found the members {', '.join(sorted(members))}")
+    images = [pictures.decode(members[name]) for name in names]
     used = [draft["image"] for step in record["steps"] for draft in step["drafts"]]
     if used != list(range(len(images))):
         raise ValueError(f"the drafts name images {used}; expected each of {len(images)} once, in order")

@@ -15,7 +15,7 @@ from torch import Tensor
 from brushwork.flow.autoencoder import Autoencoder, check_autoencoder
 from brushwork.flow.cache import Context
 from brushwork.flow.guidance import Guidance
-from brushwork.flow.model import BatchPlan, Continuation, UnifiedModel
+from brushwork.flow.model import BatchPlan, Continuation, ModelConfig, UnifiedModel
 from brushwork.flow.solver import Velocity
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify, vision_patches
@@ -80,6 +80,20 @@ class _DrawingPlan:
     """Which image a sample of the batch draws."""
     roles: tuple[Int[Tensor, " images"], ...]
     """Of each image, its sample in full context, without the last text, without images."""
+
+
+def image_tokens(config: ModelConfig, height: int, width: int) -> int:
+    """Tokens of a picture (sides in pixels) that is read: its latents, and what the vision encoder sees of it.
+
+    Raises:
+        ValueError: a side that the patches do not divide, or a picture beyond the position table.
+    """
+    rows, columns = config.grid(height, width)
+    tokens = rows * columns + 2
+    if config.vision is not None:
+        seen_width, seen_height = config.vision.resize.size(width, height)
+        tokens += (seen_width // config.vision.patch_size) * (seen_height // config.vision.patch_size) + 2
+    return tokens
 
 
 class Engine:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder, check_autoencoder
 from brushwork.flow.checkpoint import from_pretrained, weights_fingerprint
-from brushwork.flow.engine import Branches, Engine, View
+from brushwork.flow.engine import Branches, Engine, View, image_tokens
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.kernels import Lowering, segmented
 from brushwork.flow.model import UnifiedModel
@@ -171,12 +171,9 @@ class TrajectoryGenerator:
 
     def _engine(self, rows: int, longest_prompt: int) -> Engine:
         """With room for a plan, an inspection and two copies of each image that is read back."""
-        config, limits, patches = self.model.config, self.sampling, self.grid[0] * self.grid[1]
+        limits = self.sampling
         words = limits.max_images * 2 * (limits.max_text + 8)  # a text at its limit still has to close its tags
-        image = patches + 2
-        if config.vision is not None:
-            width, height = config.vision.resize.size(limits.image_size[1], limits.image_size[0])
-            image += (width // config.vision.patch_size) * (height // config.vision.patch_size) + 2
+        image = image_tokens(self.model.config, *limits.image_size)
         drawn = 0 if limits.single_pass else words + limits.max_images * image
         return Engine(
             self.model,
@@ -186,7 +183,7 @@ class TrajectoryGenerator:
             rows=rows,
             capacity=longest_prompt + 2 + drawn,
             text_capacity=0 if limits.single_pass else words,
-            patches=patches,
+            patches=self.grid[0] * self.grid[1],
         )
 
     # -- text ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Drawing:
         critique: drafts are inspected. Needs the world.
         check_plan: inspections also say that the plan fits the prompt.
         judge: tasks with a draft that does not show its plan's description are rejected; None checks nothing.
-        rewrite: says an instruction in other words, such as `LLMRewriter`; None takes the template's.
+        rewrite: says an instruction in other words, such as `LLMRewriter`; RuntimeError where it cannot. None takes the
+            template's.
         parse: reads the scene of a prompt that comes without one, such as `FactualParser`; ValueError where it cannot.
         max_images: pictures that may be drawn for a prompt, refined ones not counted.
     """
@@ -86,12 +87,14 @@ class Drawing:
         for edit in edits:
             commands.append(instruction(scene, edit, grid=grid))
             scene = edit(scene)
-        command = " and ".join(commands)
-        return Plan(
-            instruction=self.rewrite(command) if self.rewrite else command,
-            description=self.description(scene),
-            flawed=flawed,
-        )
+        said = self._rewritten(" and ".join(commands))
+        return Plan(instruction=said, description=self.description(scene), flawed=flawed)
+
+    def _rewritten(self, command: str) -> str:
+        try:
+            return self.rewrite(command) if self.rewrite else command
+        except RuntimeError as error:  # such as ChatError, whose module is an extra
+            raise Unfit(f"the rewriter failed: {error}", command=command) from error
 
     def description(self, scene: SceneGraph) -> str:
         """The scene in words; in the embedded world relations are said once, when they are used."""

@@ -1,4 +1,4 @@
-"""PNG in and out; small pictures, of which training reads hundreds a second, by a short path of our own.
+"""PNG and WebP in and out; small PNGs, of which training reads hundreds a second, by a short path of our own.
 
 Pillow takes about 50 µs to open any PNG and 170 µs to write one, whatever its size. The small pictures of the embedded
 world are written as one unfiltered, compressed block (a plain PNG that every program reads), which is quick to read
@@ -21,9 +21,18 @@ _DATA_AT = 41  # signature 8, header chunk 25, then length 4 and type 4 of the d
 _END = b"\0\0\0\0IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
-def encode(image: Image) -> bytes:
-    """The picture as a PNG file; equal pictures give equal bytes."""
+FORMATS = ("png", "webp")
+"""Extensions of pictures in a shard. PNG keeps every pixel; WebP, for photographs, takes a fraction of the room."""
+_WEBP_QUALITY = 95
+
+
+def encode(image: Image, kind: str = "png") -> bytes:
+    """The picture as a file of one of `FORMATS`; equal pictures give equal bytes."""
     height, width, _ = image.shape
+    if kind == "webp":
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image).save(buffer, "WEBP", quality=_WEBP_QUALITY)
+        return buffer.getvalue()
     if height * width > _SMALL:
         buffer = io.BytesIO()
         PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
@@ -35,15 +44,15 @@ def encode(image: Image) -> bytes:
 
 
 def decode(data: bytes) -> Image:
-    """The picture in a PNG file as RGB; not always writable.
+    """The picture in a PNG or WebP file as RGB; not always writable.
 
     Raises:
-        OSError, SyntaxError, ValueError, zlib.error: not a PNG, or a damaged one.
+        OSError, SyntaxError, ValueError, zlib.error: neither, or a damaged one.
     """
     small = _decode_small(data)
     if small is not None:
         return small
-    image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
+    image = PIL.Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
