@@ -1,7 +1,11 @@
 """What the documents tell a reader to type exists: verbs, groups, keys, make targets, folders and links."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +50,7 @@ def test_lightning_commands_compose():
     for document, words in COMMANDS:
         if words[:3] == ["python", "-m", "brushwork.trainer"]:
             words = ["lightning", *words[3:]]
-        if words[0] != "lightning" or "..." in words or words[1:2] in (["--help"], ["-sc"]):
+        if words[0] != "lightning" or {"...", "--config-dir"} & {*words} or words[1:2] in (["--help"], ["-sc"]):
             continue
         assert words[1] in cli.VERBS, f"{document}: {' '.join(words)}"
         overrides = [word for word in words[2:] if "=" in word]
@@ -54,6 +58,24 @@ def test_lightning_commands_compose():
             overrides = [word.partition(",")[0] for word in overrides]
         with initialize_config_module(cli.CONFIGS, version_base="1.3"):
             compose(words[1], overrides=overrides)
+
+
+def test_the_example_of_an_editor_works_as_written(tmp_path):
+    """One file and one YAML outside of the repository, then the command below them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for path, content in re.findall(r"^```(?:python|yaml)\n# (mine/\S+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    (line,) = [line for line in commands(ROOT / "CONTRIBUTING.md") if "--config-dir" in line]
+    variable, name, *words = shlex.split(line)
+    assert name == "lightning" and (tmp_path / "mine/editor/shaky.yaml").exists()
+    key, _, value = variable.partition("=")
+    command = [sys.executable, "-m", "brushwork.trainer", *words]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, key: value}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "outputs" / "shaky" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["samples"] == 8
+    assert manifest["config"]["subset"]["drawing"]["editor"]["_target_"] == "shaky.ShakyEditor"
 
 
 def test_make_targets_exist():

@@ -32,26 +32,26 @@ def words(trajectory: Trajectory) -> list[str]:
 
 def test_a_whole_trajectory():
     """Written out, so that a reader learns what the model is trained on."""
-    made = make("position", 3, flaw_rate=0.7)
-    assert made.prompt == "a triangle left of a circle"
+    made = make("position", 58, flaw_rate=0.7)
+    assert made.prompt == "a triangle above a circle"
     assert [step.plan for step in made.steps] == [
-        Plan(instruction="add a blue triangle", description="a blue triangle"),
+        Plan(instruction="add a red triangle", description="a red triangle"),
         Plan(
-            instruction="add a yellow circle right of the blue triangle",
-            description="a blue triangle and a yellow circle",
+            instruction="add a green circle below the red triangle",
+            description="a red triangle and a green circle",
         ),
     ]
     assert [draft.inspection for draft in made.drafts] == [
-        Inspection(draft_check="the yellow triangle should be blue", refine="make the yellow triangle blue"),
+        Inspection(draft_check="the red ring should be a triangle", refine="turn the red ring into a triangle"),
         ACCEPTED,
         Inspection(
-            draft_check="the yellow circle should be right of the blue triangle",
-            refine="move the yellow circle right of the blue triangle",
+            draft_check="the green circle should be below the red triangle",
+            refine="move the green circle below the red triangle",
         ),
         ACCEPTED,
     ]
     assert [draft.flawed for draft in made.drafts] == [True, False, True, False]
-    assert {one.noun for one in WORLD.detect(made.final_image).objects} == {"blue triangle", "yellow circle"}
+    assert {one.noun for one in WORLD.detect(made.final_image).objects} == {"red triangle", "green circle"}
 
 
 @pytest.mark.parametrize("plan", ["relational", "located"])

@@ -83,10 +83,13 @@ class ShardReport:
 def settings(thing: Any) -> Any:
     """A source, subset, judge or anything that they are made of as JSON: names of classes and functions, and fields.
 
-    What cannot be told from fields, such as the weights behind a path, an object may add as `identity`.
+    What cannot be told from fields, such as the weights behind a path, an object may add as `identity`, and the terms
+    under which what it gives may be used as `licence`.
     """
     if thing is None or isinstance(thing, str | int | float | bool):
         return thing
+    if isinstance(thing, Path):
+        return str(thing)
     if isinstance(thing, functools.partial):
         arguments = {"_args_": [settings(one) for one in thing.args]} if thing.args else {}
         return {"_target_": _name(thing.func), **arguments, **{k: settings(v) for k, v in thing.keywords.items()}}
@@ -97,9 +100,7 @@ def settings(thing: Any) -> Any:
     named: dict[str, Any] = {"_target_": _name(thing)}
     if is_dataclass(thing) and not isinstance(thing, type):
         named |= {one.name: settings(getattr(thing, one.name)) for one in fields(thing) if one.init}
-    if isinstance(identity := getattr(thing, "identity", None), str):
-        named["identity"] = identity
-    return named
+    return named | {name: getattr(thing, name) for name in ("identity", "licence") if hasattr(thing, name)}
 
 
 def _name(thing: Any) -> str:

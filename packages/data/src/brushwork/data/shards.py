@@ -1,7 +1,7 @@
 """Trajectories on disk: webdataset shards, an index beside each, and a reader that loses nothing silently.
 
-A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... (or .webp) an image, side by side in a plain tar, so that
-`webdataset.WebDataset` reads it too. Only JSON, PNG and WebP are ever decoded: nothing in a shard can run code.
+A sample is `<key>.json` and one `<key>.000.png`, `<key>.001.png`, ... (or .webp) an image, side by side in a plain tar,
+so that `webdataset.WebDataset` reads it too. Only JSON, PNG and WebP are ever decoded: nothing in a shard can run code.
 
 The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description", "flawed"} | null, "drafts":
 [{"image": 0, "flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "num_images", "finished",

@@ -5,7 +5,7 @@ also differ by the shape of their mark. All text is escaped.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -191,12 +191,24 @@ def line_chart(title: str, series: Sequence[Series], x_label: str) -> Markup:
 
 def histogram(counts: Sequence[int], arm: int, label: str) -> Markup:
     """Bars over 1, 2, 3, …, with the counts above them."""
-    bar, height, bottom = 28, 76, 16
-    width = len(counts) * bar + 8
-    up = Axis(low=0, high=max(counts, default=0) or 1, start=height - bottom, end=14)
+    return columns([(str(number), count) for number, count in enumerate(counts, start=1)], arm, label)
+
+
+def columns(bins: Sequence[tuple[str, int]], arm: int, label: str) -> Markup:
+    """Bars of one width, below each what it counts and above it the count; wide enough for both.
+
+    Args:
+        bins: (what is counted, how many) from left to right.
+        arm: number of the arm.
+        label: what screen readers call the chart.
+    """
+    longest = max((len(text) for name, count in bins for text in (name, str(count))), default=0)
+    bar, height, bottom = max(28, 6 * longest + 4), 76, 16
+    width = len(bins) * bar + 8
+    up = Axis(low=0, high=max((count for _, count in bins), default=0) or 1, start=height - bottom, end=14)
     parts = []
-    for number, count in enumerate(counts, start=1):
-        left, top = (number - 1) * bar + 4, up(count)
+    for number, (name, count) in enumerate(bins):
+        left, top = number * bar + 4, up(count)
         parts.append(
             Markup(
                 f'<rect class="bar arm-{arm % NUM_ARM_STYLES}" x="{left}" y="{top:.1f}" width="{bar - 6}" '
@@ -204,8 +216,44 @@ def histogram(counts: Sequence[int], arm: int, label: str) -> Markup:
             )
         )
         middle = left + (bar - 6) / 2
-        parts += [words(str(count or ""), middle, top - 3, "tick"), words(str(number), middle, height - 4, "tick")]
-    label = f"{label}: {', '.join(map(str, counts))}"
+        parts += [words(str(count or ""), middle, top - 3, "tick"), words(name, middle, height - 4, "tick")]
+    label = f"{label}: {', '.join(str(count) for _, count in bins)}"
+    return framed(width, height, label, parts)
+
+
+def ranking(counts: Mapping[str, int], arm: int, label: str, most: int = 40) -> Markup:
+    """A bar for each name with its count behind it, the longest first.
+
+    Args:
+        counts: name → how many.
+        arm: number of the arm.
+        label: what screen readers call the chart.
+        most: names that are shown; the rest is summed up in words.
+    """
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown, rest = ranked[:most], ranked[most:]
+    left, row, length, width = 150, 20, 160, 380
+    across = Axis(low=0, high=max((count for _, count in shown), default=0) or 1, start=left, end=left + length)
+    parts = []
+    for number, (name, count) in enumerate(shown):
+        top, end = number * row, across(count)
+        short = name if len(name) <= 24 else f"{name[:23]}…"
+        bar = Markup(
+            f'<rect class="bar arm-{arm % NUM_ARM_STYLES}" x="{left}" y="{top + 3}" width="{end - left:.1f}" '
+            f'height="{row - 6}"/>'
+        )
+        parts.append(Markup("<g><title>{}</title>{}</g>").format(f"{name}: {count}", bar))
+        parts.append(words(short.replace("_", " ") or "–", left - 8, top + 14, "tick", anchor="end"))
+        parts.append(words(f"{count:,}", end + 6, top + 14, "tick", anchor="start"))
+    if rest:
+        text = f"{len(rest)} more, together {sum(count for _, count in rest):,}"
+        parts.append(words(text, left, len(shown) * row + 14, "tick", anchor="start"))
+    named = ", ".join(f"{name} {count}" for name, count in shown)
+    return framed(width, row * (len(shown) + bool(rest)), f"{label}: {named}", parts)
+
+
+def framed(width: int, height: int, label: str, parts: Iterable[Markup]) -> Markup:
+    """A small chart at its natural size, with a name for screen readers."""
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     frame = f'<svg class="histogram" {size} role="img" aria-label="{{}}">{{}}</svg>'
     return Markup(frame).format(label, joined(parts))

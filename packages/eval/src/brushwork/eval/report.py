@@ -1,4 +1,7 @@
-"""Judged runs → one self-contained HTML page, a contact sheet and `results.json`: `lightning report`."""
+"""Judged runs → one self-contained HTML page, a contact sheet and `results.json`: `lightning report`.
+
+Given a data set instead, the page that shows what is in it.
+"""
 
 import io
 import json
@@ -18,6 +21,7 @@ from PIL import Image as PillowImage
 
 from brushwork.eval import charts
 from brushwork.eval.contact_sheet import contact_sheet
+from brushwork.eval.dataset import dataset_context
 from brushwork.eval.filmstrip import filmstrip
 from brushwork.eval.gallery import choose_hero, choose_keys, make_cards
 from brushwork.eval.machine import command_line
@@ -38,8 +42,9 @@ def report(
     baseline: str | None = None,
     gallery_per_kind: int = 2,
     seed: int = 0,
+    dataset: str | Path | None = None,
 ) -> Path:
-    """Compare arms that answered the same benchmark.
+    """Compare arms that answered the same benchmark, or show what a data set holds.
 
     Args:
         runs: arm name → run folder, or one folder whose subfolders are the arms. A run folder holds `verdicts.jsonl`
@@ -48,17 +53,27 @@ def report(
             them as `trajectory.png`.
         title: the page's headline.
         baseline: arm against which the others are compared prompt by prompt; the first where it is None.
-        gallery_per_kind: passed and failed answers that the gallery shows at least, of each kind and arm.
+        gallery_per_kind: passed and failed answers that the gallery shows at least, of each kind and arm; of a data
+            set, samples of each split, kind and label.
         seed: of the gallery's choice.
+        dataset: folder of shards that `lightning build` wrote. Where it is given, `out` gets `dataset.html` alone;
+            runs, title and baseline are not looked at.
 
     Returns:
-        The path of `report.html`.
+        The path of `report.html` or `dataset.html`.
 
     Raises:
-        FileNotFoundError: a run has no verdicts; the message names the command that makes them.
-        ValueError: no runs, or a baseline that is none of them.
+        FileNotFoundError: a run has no verdicts, or the data set no shards; the message names the command that makes
+            them.
+        ValueError: no runs, a baseline that is none of them, or a negative gallery size or seed.
     """
     folder = Path(out)
+    if dataset is not None:
+        facts = {"date": now(), "command": command_line()}
+        page = render({**dataset_context(dataset, gallery_per_kind, seed), **facts}, "dataset")
+        write_text(folder / "dataset.html", page)
+        log.info("wrote %s", folder / "dataset.html")
+        return folder / "dataset.html"
     loaded = load_runs(runs)
     arms = summarise(loaded, baseline)
     cards = make_cards(loaded, choose_keys(loaded, gallery_per_kind, seed))
@@ -117,14 +132,14 @@ def page_context(runs: Sequence[Run], arms: Sequence[ArmSummary], baseline: str)
     }
 
 
-def render(context: Mapping[str, Any]) -> str:
-    """The page; every text is escaped, and a name that the template misspells is an error."""
+def render(context: Mapping[str, Any], name: str = "report") -> str:
+    """The page of this name; every text is escaped, and a name that the template misspells is an error."""
     templates = files("brushwork.eval").joinpath("templates")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(templates.joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(templates.joinpath(f"{name}.html.j2").read_text(encoding="utf-8"))
     # Our own files, hence safe to embed as they are.
     style = Markup(templates.joinpath("report.css").read_text(encoding="utf-8").strip())
-    script = Markup(templates.joinpath("report.js").read_text(encoding="utf-8").strip())
+    script = Markup(templates.joinpath(f"{name}.js").read_text(encoding="utf-8").strip())
     return template.render(**context, style=style, script=script)
 
 

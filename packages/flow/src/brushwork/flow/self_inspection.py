@@ -7,6 +7,7 @@ it writes, as it does after a draft, but an inspection and nothing else, and wit
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,6 +45,9 @@ class SelfInspector:
         autoencoder: pictures to latents; the pixel autoencoder by default.
         max_text: tokens, tags included, after which a text is brought to its end. Whether the picture is accepted is
             the model's own choice all the same.
+
+    Raises:
+        ValueError: `max_text` is below 1.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class SelfInspector:
         autoencoder: Autoencoder | None = None,
         max_text: int = 128,
     ) -> None:
+        if max_text < 1:
+            raise ValueError(f"max_text must be at least 1, got {max_text}")
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
@@ -69,17 +75,18 @@ class SelfInspector:
 
         Args:
             prompts: the users' words.
-            plans: of each picture, what was planned before it, as one text; none where it follows the prompt.
-            images: sides as the model's stride divides them; not all need be of one size.
+            plans: of each picture, what was planned for it, written as one text; none where it follows the prompt.
+            images: not all need be of one size.
 
         Returns:
-            The inspection, its tokens the likeliest ones (its checks, which no tag separates, are one `draft_check`),
-            and the probability (0 to 1) that its `<refine>` was to be empty, which accepts the picture, given the words
-            before and what the grammar allows. An inspection that accepts can have less than 1/2, where every single
-            first word of a refinement is less likely still.
+            The inspection, each token the likeliest that the grammar allows (its checks, which no tag separates, are
+            one `draft_check`), and the probability, 0 to 1, that its `<refine>` stays empty, which accepts the picture,
+            given the checks that it wrote. That of an accepting inspection may be below 1/2: first words of refinements
+            are many, and each may be less likely.
 
         Raises:
-            ValueError: a text that the vocabulary cannot express, or a picture that the model cannot read.
+            ValueError: a text that the vocabulary cannot express, a side that the patches do not divide, a picture
+                beyond the position table, or unequal numbers of prompts, plans and images.
         """
         if not prompts:
             return []
@@ -147,13 +154,16 @@ class SelfInspector:
 
 @cache
 def load_inspector(
-    folder: str,
+    folder: str | Path,
     *,
     device: str = "cpu",
     dtype: str | None = None,
     quantize: Literal["nf4"] | None = None,
     max_text: int = 128,
 ) -> SelfInspector:
-    """The inspector of a model folder or a published BAGEL, read once a process; see `checkpoint.from_pretrained`."""
+    """The inspector of a model folder or a published BAGEL; see `checkpoint.from_pretrained`.
+
+    It is read once a process: weights that are written there later are not seen.
+    """
     bundle = from_pretrained(folder, device=device, dtype=dtype, quantize=quantize)
     return SelfInspector(bundle.model, bundle.vocabulary, autoencoder=bundle.autoencoder, max_text=max_text)

@@ -28,6 +28,7 @@ class DiffusersEditor:
         options: further arguments of the pipeline's call, such as `image_guidance_scale`.
         device: where it runs.
         dtype: of the weights, a name such as "bfloat16".
+        licence: of the weights and what is made with them, for the manifest.
     """
 
     model: str
@@ -37,6 +38,7 @@ class DiffusersEditor:
     options: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = "float32"
+    licence: str = "as the model's card says"
 
     def __call__(self, image: Image | None, instruction: str, *, target: SceneGraph, seed: int) -> Image:
         """The picture after the edit, of `size`; one seed gives one picture on one machine.

@@ -1,6 +1,7 @@
 """The exact editor of the embedded world."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from brushwork.critic.scene import SceneGraph
 from brushwork.data.worlds.shapes import ShapesWorld
@@ -14,6 +15,8 @@ class RendererEditor:
     Attributes:
         world: draws.
     """
+
+    licence: ClassVar[str] = "Apache-2.0, as this package"
 
     world: ShapesWorld = field(default_factory=ShapesWorld)
 

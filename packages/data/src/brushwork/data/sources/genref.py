@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
@@ -38,6 +39,8 @@ class GenRefSource:
             are.
         held_out, held_out_val: fractions of all prompts that are "test" and "val".
     """
+
+    licence: ClassVar[str] = "as the card of the data set says"
 
     folder: str | Path
     size: Sequence[int] | None = None

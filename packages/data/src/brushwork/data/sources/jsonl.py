@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class JsonlSource:
         path: the file, UTF-8.
         held_out, held_out_val: fractions of all prompts that are "test" and "val", see `split_of`.
     """
+
+    licence: ClassVar[str] = "as the owner of the prompts says"
 
     path: str | Path
     held_out: float = 0.01

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ class ShapesSource:
         world: samples them; what each split may show is its business.
         kinds: of prompt, taken in turn.
     """
+
+    licence: ClassVar[str] = "Apache-2.0, as this package"
 
     world: ShapesWorld = field(default_factory=ShapesWorld)
     kinds: Sequence[str] = KINDS

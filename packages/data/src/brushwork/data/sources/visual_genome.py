@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class SceneGraphSource:
         min_objects, max_objects: of a prompt. An image in which no `min_objects` hang together is a `Reject`.
         held_out, held_out_val: fractions of all prompts that are "test" and "val", see `split_of`.
     """
+
+    licence: ClassVar[str] = "CC BY 4.0 (annotations of Visual Genome and GQA)"
 
     path: str | Path
     min_objects: int = 2

@@ -42,7 +42,7 @@ def _planted(drawing: Drawing, positives: float, task: Task) -> Trajectory:
     for number, edits in enumerate(edits_of_steps):
         plan, scene = drawing.words(scene, edits), applied(scene, edits)
         right = drawing.right(last_image(steps), plan, scene, task)
-        flawed = flawed_draft(drawing, scene, task) if number == wrong else None
+        flawed = flawed_draft(drawing, steps, plan, scene, task) if number == wrong else None
         if number == wrong and flawed is None:
             raise Unfit("no error fits the scene")
         steps.append(Step(plan=plan, drafts=(flawed[1], right) if flawed else (right,)))

@@ -4,9 +4,11 @@ The paper's second subset, by self-sampling (the model's own traces, read by a j
 scene graphs, its ablation. A "negative" holds a plan that contradicts its prompt, a "positive" does not.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from brushwork.critic.entailment import contradictions, planned_scene
@@ -59,6 +61,17 @@ class SampledConflicts:
         """Raises ValueError for a world without critique."""
         if self.drawing.world is not None and not self.drawing.critique:
             raise ValueError("conflicts in the embedded world need drawing.critique=true: its drafts can be inspected")
+
+    @property
+    def identity(self) -> str:
+        """The weights in the sampler's folder, so that a build is not continued with other ones; empty without any."""
+        folder = self.sampler.keywords.get("folder", "") if isinstance(self.sampler, partial) else ""
+        digest = hashlib.sha256()
+        for path in sorted(Path(folder).glob("*.safetensors")) if folder else []:
+            with path.open("rb") as file:  # the end alone: of 29 GB it says enough
+                file.seek(max(0, path.stat().st_size - 2**20))
+                digest.update(f"{path.name} {path.stat().st_size}".encode() + file.read())
+        return digest.hexdigest()[:16] if folder else ""
 
     def __call__(self, tasks: Sequence[Task]) -> list[Trajectory | Reject]:
         """The samples that a trace for each task gives."""
@@ -118,8 +131,8 @@ class SampledConflicts:
         inspection = replace(inspection, plan_check=PLAN_ACCEPTED)
         if inspection.accepts:
             return replace(step, drafts=(replace(draft, inspection=inspection),))
-        mended = self._mended(task, world, planned, draft)
-        return replace(step, drafts=(replace(draft, inspection=inspection, flawed=True), mended))
+        wrong = replace(draft, inspection=inspection, flawed=True)
+        return replace(step, drafts=(wrong, self._mended(task, world, planned, wrong)))
 
     def _conflicting(self, task: Task, steps: Sequence[Step], number: int, analysis: str, refine: str) -> Step:
         """The step whose plan contradicts the prompt: analysis, corrective instruction, corrected draft."""
@@ -131,7 +144,7 @@ class SampledConflicts:
         plan = replace(step.plan, flawed=True)
         if world is None:
             target = task.scene or EMPTY
-            image = self.drawing.editor(draft.image, refine, target=target, seed=int(task.rng.integers(2**31)))
+            image = self.drawing.edit(draft.image, refine, target, task)
             return replace(step, plan=plan, drafts=(draft, Draft(image=image, inspection=_mended_check())))
         planned = planned_scene(plans_of(steps[: number + 1]), world.parse)
         finished = number + 1 == len(steps)
@@ -144,9 +157,12 @@ class SampledConflicts:
         scene = arranged(world, planned, world.detect(draft.image), task.rng, split=task.split)
         if scene is None:
             raise Unfit("no corrected scene fits what the split may show")
-        inspection = _mended_check(self.drawing.inspect(planned, world.render(scene)))
-        assert inspection.accepts, "the scene was arranged to satisfy the plan"
-        return Draft(image=world.render(scene), inspection=inspection)
+        said = draft.inspection.refine if draft.inspection else ""
+        image = self.drawing.edit(draft.image, said, scene, task)
+        inspection = _mended_check(self.drawing.inspect(planned, image))
+        if not inspection.accepts:
+            raise Unfit("the editor did not mend the draft")
+        return Draft(image=image, inspection=inspection)
 
 
 def _traces(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory | str]:

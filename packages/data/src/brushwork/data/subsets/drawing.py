@@ -109,14 +109,17 @@ class Drawing:
         Raises:
             Unfit: the judge does not find the description in it, or cannot judge.
         """
-        seed = 0 if self.world is not None else int(task.rng.integers(2**31))  # the exact renderer needs none
-        drawn = self.editor(image, plan.instruction, target=scene, seed=seed)
+        drawn = self.edit(image, plan.instruction, scene, task)
         verdict = self.judge(plan.description, drawn) if self.judge else None
         if isinstance(verdict, JudgeFailure):
             raise Unfit(f"the judge failed: {verdict.reason}", judge=verdict.judge)
         if verdict is not None and not verdict.passed:
             raise Unfit(f"a draft does not show its plan: {verdict.reason}", judge=verdict.judge, plan=plan.description)
         return drawn
+
+    def edit(self, image: Image | None, command: str, scene: SceneGraph, task: Task) -> Image:
+        """What the editor makes of a picture, unjudged."""
+        return self.editor(image, command, target=scene, seed=int(task.rng.integers(2**31)))
 
     def inspect(self, said: SceneGraph, image: Image) -> Inspection | None:
         """What is to be said of a draft, given what the plans have said; None where drafts are not inspected."""
@@ -131,7 +134,8 @@ class Drawing:
         """The draft that shows the scene, inspected."""
         drawn = self.draw(image, plan, scene, task)
         inspection = self.inspect(self.said(scene), drawn)
-        assert inspection is None or inspection.accepts, "the scene satisfies its own plan"
+        if inspection is not None and not inspection.accepts:
+            raise Unfit("the editor did not draw the scene", seen=inspection.draft_check)
         return Draft(image=drawn, inspection=inspection)
 
 

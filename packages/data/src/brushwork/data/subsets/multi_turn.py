@@ -45,7 +45,7 @@ def _drawn(drawing: Drawing, flaw_rate: float, augmentation: Augmentation | None
     scene = EMPTY
     for edits in way(drawing, task, augmentation):
         plan, scene = drawing.words(scene, edits), applied(scene, edits)
-        flawed = flawed_draft(drawing, scene, task) if share(task.rng, flaw_rate) else None
+        flawed = flawed_draft(drawing, steps, plan, scene, task) if share(task.rng, flaw_rate) else None
         right = drawing.right(last_image(steps), plan, scene, task)
         flaws += [flawed[0]] if flawed else []
         operations += [edit.operation for edit in edits]
@@ -70,13 +70,15 @@ def applied(scene: SceneGraph, edits: Sequence[Edit]) -> SceneGraph:
     return scene
 
 
-def flawed_draft(drawing: Drawing, scene: SceneGraph, task: Task) -> tuple[str, Draft] | None:
-    """A draft with one planted error, inspected, and the kind of the error; None where none fits."""
+def flawed_draft(
+    drawing: Drawing, steps: Sequence[Step], plan: Plan, scene: SceneGraph, task: Task
+) -> tuple[str, Draft] | None:
+    """A draft of the next step with one planted error, inspected, and the kind of the error; None where none fits."""
     assert drawing.world is not None, "checked by the caller"
     flaw = plant(drawing.world, drawing.said(scene), scene, task.rng, split=task.split)
     if flaw is None:
         return None
-    image = drawing.world.render(flaw.scene)
+    image = drawing.edit(last_image(steps), plan.instruction, flaw.scene, task)
     return flaw.kind, Draft(image=image, inspection=drawing.inspect(drawing.said(scene), image), flawed=True)
 
 
