@@ -97,7 +97,7 @@ def built(tmp_path_factory, world) -> dict[str, Path]:
         "alignment": (partial(planted_alignment, drawing=drawing), 0.25),
     }
     for name, (subset, positives) in subsets.items():
-        sizes = {"num_samples": {"train": 40, "val": 22}, "samples_per_shard": 20, "benchmarks": ()}
+        sizes = {"num_samples": {"train": 22, "val": 11}, "samples_per_shard": 8, "benchmarks": ()}
         build(ShapesSource(world=world), subset, out=folder / name, world=world, positives=positives, **sizes)
     return {name: folder / name for name in subsets}
 
@@ -126,7 +126,7 @@ def test_the_page_tells_what_the_manifest_counts(built, tmp_path, name):
     )
     asked = ("split", "kind") if name == "multi_turn" else ("split", "kind", "label")
     assert page.boxes == {(key, card[f"data-{key}"]) for card in page.cards for key in asked}
-    assert "settings of the build, from manifest.json" in text and "samples_per_shard&#34;: 20" in text
+    assert "settings of the build, from manifest.json" in text and "samples_per_shard&#34;: 8" in text
     assert ("planted flaws" in text) == ("operations of the plans" in text) == (name == "multi_turn")
 
 
@@ -212,7 +212,7 @@ def test_an_unfinished_build_is_shown_from_its_reports_or_its_samples(copy, tmp_
         assert whole[1].row(split, 8) == reported[1].row(split, 8) == read[1].row(split, 8)
     assert "There is no manifest.json" not in whole[0] and "There is no manifest.json" in reported[0]
     assert "from the reports of its shards" in reported[0] and "settings of the build, from build.json" in reported[0]
-    assert "the reports of 1 of its 2 shards, and what was read of its samples of the others" in read[0]
+    assert "the reports of 2 of its 3 shards, and what was read of its samples of the others" in read[0]
     (copy / "manifest.json").write_text('{"splits": {"train": {"samples": "many"}}}')
     assert "manifest.json cannot be read" in page_of(copy, tmp_path / "broken")[0]
 
@@ -232,29 +232,29 @@ def damage(folder: Path, shard: str, number: int, member: str) -> str:
 def test_what_cannot_be_read_is_counted_with_its_reason(copy, tmp_path, caplog):
     keys = [damage(copy, "train-00000", 2, "000.png"), damage(copy, "val-00000", 5, "json")]
     shard = copy / "train-00001.tar"
-    shard.write_bytes(shard.read_bytes()[: read_index(shard)[12].members["json"][0] - 512])
+    shard.write_bytes(shard.read_bytes()[: read_index(shard)[5].members["json"][0] - 512])
     (copy / "val-00001.tar").unlink()
     with caplog.at_level(logging.ERROR):
         text, page = page_of(copy, tmp_path / "out", gallery_per_kind=9)
-    assert page.row("train", 6) == ["train", "40", "0", "40", "40", "9"], "one picture and eight that are cut off"
-    assert page.row("val", 6) == ["val", "20", "2", "20", "20", "1"]
-    assert page.row("train", 8)[1] == "40", "so many were built"
-    assert all(f": {key}</code>" in text for key in keys) and "train: 8 samples: lost: the shard is cut off" in text
+    assert page.row("train", 6) == ["train", "22", "0", "22", "22", "4"], "one picture and three that are cut off"
+    assert page.row("val", 6) == ["val", "8", "3", "8", "8", "1"]
+    assert page.row("train", 8)[1] == "22", "so many were built"
+    assert all(f": {key}</code>" in text for key in keys) and "train: 3 samples: lost: the shard is cut off" in text
     assert not any(key in card["text"] for card in page.cards for key in keys)
 
 
 def test_of_large_data_sets_a_random_part_is_read(copy, tmp_path, monkeypatch):
-    for number in range(20):
+    for number in range(8):
         damage(copy, "train-00000", number, "000.png")
-    monkeypatch.setattr(survey, "MAX_READ", 50)
+    monkeypatch.setattr(survey, "MAX_READ", 26)
     monkeypatch.setattr(survey, "MAX_BYTES", 0)
     text, page = page_of(copy, tmp_path / "out", gallery_per_kind=9)
-    assert page.row("val", 6) == ["val", "22", "0", "22", "0", "0"], "the small split is read whole"
-    assert "Read: 28 samples of 40, drawn at random." in text and "Read: all 22 samples." in text
+    assert page.row("val", 6) == ["val", "11", "0", "11", "0", "0"], "the small split is read whole"
+    assert "Read: 15 samples of 22, drawn at random." in text and "Read: all 11 samples." in text
     split, _, _, drawn, decoded, damaged = page.row("train", 6)
-    assert (split, drawn, decoded) == ("train", "28", "0")
-    assert 8 <= int(damaged) <= 20, "damaged pictures come to light where the gallery wants them"
-    assert len([card for card in page.cards if card["data-split"] == "train"]) == 28 - int(damaged)
+    assert (split, drawn, decoded) == ("train", "15", "0")
+    assert 1 <= int(damaged) <= 8, "damaged pictures come to light where the gallery wants them"
+    assert len([card for card in page.cards if card["data-split"] == "train"]) == 15 - int(damaged)
 
 
 def corpus(split: str, part: int, parts: int, seed: int):

@@ -33,13 +33,15 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(data: Path, out: Path, **trainer) -> dict:
+def arguments(data: Path, out: Path, num_workers: int = 0, more: tuple[str, ...] = (), **trainer) -> dict:
     options = {"max_steps": 4, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
     options |= dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     return {
         "model": partial(TINY, data / "words.json"),
         "segmenter": partial(Segmenter, noise_copies=2, text_dropout=0.1),
-        "data": partial(TrajectoryDataModule, str(data), view=process, max_tokens=800, window=16),
+        "data": partial(
+            TrajectoryDataModule, str(data), view=process, max_tokens=800, window=16, num_workers=num_workers, more=more
+        ),
         "module": partial(ProcessModule, optimizer=partial(MuonAdamW, lr=5e-3), warmup_steps=2, context_noise=0.1),
         "callbacks": [],
         "loggers": [],
@@ -52,17 +54,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return from_pretrained(folder).model.state_dict()
 
 
-def test_four_steps_equal_two_and_two_more(data, tmp_path):
-    """Resume is exact: weights after an interrupted run are equal to the bit."""
+@pytest.mark.parametrize("workers", [(0, 0), (2, 2), (2, 0)])
+def test_four_steps_equal_two_and_two_more(data, tmp_path, workers):
+    """Resume is exact: weights after an interrupted run are equal to the bit, whoever loads the batches."""
     straight = weights(fit(**arguments(data, tmp_path / "a")))
     checkpoint = ModelCheckpoint(dirpath=tmp_path / "b" / "checkpoints", save_last=True, every_n_train_steps=2)
-    first = arguments(data, tmp_path / "b", enable_checkpointing=True)
+    first = arguments(data, tmp_path / "b", workers[0], enable_checkpointing=True)
     # The schedule must know the whole length, so the run is stopped from outside after two steps.
     stop = pl.Callback()
     stop.on_train_batch_end = lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step >= 2)
     fit(**{**first, "callbacks": [checkpoint, stop]})
-    resumed = weights(fit(**arguments(data, tmp_path / "b")))
+    resumed = weights(fit(**arguments(data, tmp_path / "b", workers[1])))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_training_mixes_folders_and_refuses_to_resume_with_others(data, tmp_path):
+    mixed = arguments(data, tmp_path, more=(str(data),), enable_checkpointing=True)
+    saved = ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True, every_n_train_steps=2)
+    assert fit(**{**mixed, "callbacks": [saved]}).is_dir()
+    with pytest.raises(ValueError, match="read from 2 folders, this run has 1"):
+        fit(**arguments(data, tmp_path, max_steps=6))
 
 
 def test_the_fitted_folder_generates(data, tmp_path):

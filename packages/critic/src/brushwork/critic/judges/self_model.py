@@ -33,12 +33,14 @@ def at_once(prompt: str) -> tuple[Plan, ...]:
 class SelfJudge:
     """Asks the model what it would ask itself, had it drawn the picture.
 
-    A model inspects a draft by its plan, and a judge has a prompt alone. By default that is the plan, as in the
-    alignment samples of pairs of pictures, which have prompts and no plans: nothing is invented that the picture could
-    then contradict, as places and an order of things would be. A model that has only learnt drawings in several steps
-    has never seen a first picture with more than its first thing and may take the rest for extras; give it the plans
-    that it knows by `plan`, and measure the judge on pictures whose answers are known. A model is no independent judge
-    of what it drew itself.
+    A model inspects a draft by its plan, and a judge has a prompt alone. By default that is the plan, as in alignment
+    samples made of pairs of pictures, which have prompts and no plans: nothing is invented that the picture could then
+    contradict, such as places or an order of things.
+
+    The verdict is as good as the model knows such a context. One that has only learnt to draw step by step has seen no
+    first picture of several things, and no plan that leaves a colour open, and may refuse both. Give it the plans that
+    it knows by `plan`, and measure it on pictures whose answers are known. Of what it drew itself no model is an
+    independent judge.
 
     Attributes:
         model: folder or hub id of the model, which `load` is called with.
