@@ -227,3 +227,17 @@ def test_the_default_tolerance_is_half_a_cell():
     near, far = (SceneObject(name="circle", color="red", x=x + share / GRID, y=y) for share in (0.49, 0.51))
     assert kinds(wanted, SceneGraph(objects=(near,))) == []
     assert kinds(wanted, SceneGraph(objects=(far,))) == ["place"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seen", "num"),
+    [
+        ("nine circles above a square", [("circle", 1, 0.9)] * 12 + [("square", 1, 0.1)] * 3, 6),
+        ("eight rings", [("ring", 1, 0.5)] * 12, 4),
+        ("eight rings and two crosses", [("ring", 1, 0.5)] * 3 + [("cross", 1, 0.2)], 6),
+    ],
+)
+def test_many_things_that_are_alike_are_compared_once(prompt, seen, num):
+    """Trying every order of them would never end."""
+    objects = tuple(SceneObject(name=name, color="red", x=n / 20, y=y) for n, (name, _, y) in enumerate(seen))
+    assert len(diff(parse_scene(prompt), SceneGraph(objects=objects))) == num

@@ -317,7 +317,13 @@ def _pair(
 
     Cost: 1 for each mismatch and broken relation, 2 for a wanted object without partner, since it is missing and
     leaves one more seen object over. Exact matches are tried first, so the bound closes at once on a right picture.
+    Of wanted objects that are alike, and in no relation, one order of partners stands for all.
     """
+    related = {index for one in wanted.relations for index in (one.subject, one.object)}
+    alike = [
+        index > 0 and one == wanted.objects[index - 1] and not {index - 1, index} & related
+        for index, one in enumerate(wanted.objects)
+    ]
     costs = [[len(_mismatches(one, other, tolerance)) for other in seen.objects] for one in wanted.objects]
     least = [min([2, *row]) for row in costs]
     best_cost, best = float("inf"), ()
@@ -331,7 +337,11 @@ def _pair(
         if done == len(costs):
             best_cost, best = bound, pairs
             return
-        partners = [index for index, price in enumerate(costs[done]) if price < 2 and index not in pairs]
+        least_partner = -1
+        if alike[done]:
+            previous = pairs[-1]
+            least_partner = len(seen.objects) if previous is None else previous
+        partners = [i for i, price in enumerate(costs[done]) if price < 2 and i > least_partner and i not in pairs]
         for index in sorted(partners, key=costs[done].__getitem__):
             search((*pairs, index), cost + costs[done][index])
         search((*pairs, None), cost + 2)
