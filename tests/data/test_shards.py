@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brushwork.data.shards import Rejected, ShardFolder, decode, encode, index_path, write_shard, write_shards
+from brushwork.data.index import index_path
+from brushwork.data.shards import Rejected, ShardFolder, decode, encode, write_shard, write_shards
 from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from brushwork.data.build import build
-from brushwork.data.shards import ShardFolder, read_index, write_shards
+from brushwork.data.index import read_index
+from brushwork.data.shards import ShardFolder, write_shards
 from brushwork.data.sources.shapes import ShapesSource
 from brushwork.data.subsets.alignment import planted_alignment
 from brushwork.data.subsets.conflict import symbolic_conflicts

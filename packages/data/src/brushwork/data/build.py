@@ -19,9 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from brushwork.data.contamination import BenchmarkPrompts
 from brushwork.data.executors import Executor, LocalExecutor
+from brushwork.data.index import read_index, write_atomically
 from brushwork.data.manifest import ShardReport, claim, settings, statistics_table, write_manifest
 from brushwork.data.pictures import FORMATS
-from brushwork.data.shards import encode, read_index, shard_path, write_atomically, write_members
+from brushwork.data.shards import encode, shard_path, write_members
 from brushwork.data.tasks import Reject, Source, Subset, Task
 from brushwork.data.worlds.shapes import SPLITS, ShapesWorld
 from brushwork.tokens.trajectory import Trajectory

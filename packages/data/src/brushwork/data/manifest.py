@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from brushwork.data.shards import FORMAT, write_atomically
+from brushwork.data.index import FORMAT, write_atomically
 from brushwork.data.tasks import Reject
 from brushwork.tokens.trajectory import Trajectory
 

@@ -56,6 +56,28 @@ def decode(data: bytes) -> Image:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+HEADER_BYTES = 30
+"""Of a picture's file, in which its size stands."""
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """Height and width of a PNG or WebP, from the first `HEADER_BYTES` of its file; (0, 0) for anything else."""
+    if data.startswith(_SIGNATURE) and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        return height, width
+    if len(data) < HEADER_BYTES or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return 0, 0
+    if data[12:16] == b"VP8 ":  # lossy: 14 bits each, after a start code
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    if data[12:16] == b"VP8L":  # lossless: 14 bits each, less one
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if data[12:16] == b"VP8X":  # extended: 24 bits each, less one
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    return 0, 0
+
+
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 

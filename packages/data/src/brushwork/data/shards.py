@@ -11,28 +11,26 @@ The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "descripti
 import io
 import json
 import logging
-import os
 import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from brushwork.data import pictures
+from brushwork.data.index import BLOCK, FORMAT, Entry, atomically, read_index, write_index
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
 T = TypeVar("T")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_BLOCK = 512  # a tar header, and what tar pads members to
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,21 +46,6 @@ class Rejected:
     key: str
     shard: str
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """Where one sample lies in its shard.
-
-    Attributes:
-        key: of the sample.
-        members: extension ("json", "000.png") to offset and size in bytes; empty for a sample that is lost.
-        problem: why it cannot be read, where the scan found that out already.
-    """
-
-    key: str
-    members: dict[str, tuple[int, int]]
-    problem: str = ""
 
 
 # Writing
@@ -110,7 +93,7 @@ def write_members(samples: Iterable[tuple[str, dict[str, bytes]]], path: str | P
     """
     path, entries = Path(path), {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _atomically(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomically(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for key, contents in samples:
             if not _KEY.fullmatch(key) or key in entries:
                 raise ValueError(f"key {key!r}: expected a new one of up to 80 letters, digits, '-' and '_'")
@@ -118,10 +101,11 @@ def write_members(samples: Iterable[tuple[str, dict[str, bytes]]], path: str | P
             for extension, data in contents.items():
                 info = tarfile.TarInfo(f"{key}.{extension}")  # no time, no owner: the same bytes every time
                 info.size = len(data)
-                members[extension] = (file.tell() + _BLOCK, len(data))
+                members[extension] = (file.tell() + BLOCK, len(data))
                 tar.addfile(info, io.BytesIO(data))
-            entries[key] = Entry(key=key, members=members)
-    _write_index(path, list(entries.values()))
+            sizes = tuple(pictures.picture_size(data) for name, data in contents.items() if name != "json")
+            entries[key] = Entry(key=key, members=members, sizes=sizes)
+    write_index(path, list(entries.values()))
     return path
 
 
@@ -153,101 +137,6 @@ def encode(trajectory: Trajectory, picture_format: str = "png") -> dict[str, byt
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     members = {f"{n:03d}.{picture_format}": pictures.encode(one, picture_format) for n, one in enumerate(images)}
     return {"json": text.encode(), **members}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a kill, sees all of it or nothing."""
-    with _atomically(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def _atomically(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-# Index
-
-
-def index_path(shard: Path) -> Path:
-    """The index beside a shard."""
-    return shard.with_suffix(".index.json")
-
-
-def _write_index(shard: Path, entries: list[Entry]) -> None:
-    samples = [[entry.key, entry.members] for entry in entries]
-    content = {"format": FORMAT, "shard_bytes": shard.stat().st_size, "samples": samples}
-    write_atomically(index_path(shard), json.dumps(content, separators=(",", ":")).encode())
-
-
-def read_index(shard: Path) -> list[Entry]:
-    """Where the samples of a shard lie: from the index beside it or, where that is missing or stale, from the shard.
-
-    An index is stale when the shard has another size or was changed later.
-    """
-    path = index_path(shard)
-    size, known = _load_index(path)
-    if known is not None and size == shard.stat().st_size and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
-        return known
-    logger.warning("%s has no index that fits; reading the whole shard", shard)
-    scanned, problem = _scan(shard)
-    if not problem:
-        with suppress(OSError):  # a folder that cannot be written to is scanned each time
-            _write_index(shard, scanned)
-        return scanned
-    there = {entry.key for entry in scanned}
-    # The old index still knows what the damaged shard should hold.
-    lost = [shard.name] if known is None else [entry.key for entry in known if entry.key not in there]
-    return scanned + [Entry(key=key, members={}, problem=f"lost: {problem}") for key in lost]
-
-
-def _load_index(path: Path) -> tuple[int, list[Entry] | None]:
-    """The size that the shard had and its samples; None where there is no readable index."""
-    try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            return 0, None
-        entries = [
-            Entry(key=key, members={name: (offset, size) for name, (offset, size) in members.items()})
-            for key, members in content["samples"]
-        ]
-        return content["shard_bytes"], entries
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0, None
-
-
-def _scan(shard: Path) -> tuple[list[Entry], str]:
-    """Every sample that the shard's headers name, and what is wrong with the shard, if anything."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    problem, size, end = "", shard.stat().st_size, 0
-    try:
-        with tarfile.open(shard, mode="r:") as tar:
-            for info in tar:
-                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
-                key, _, extension = info.name.partition(".")
-                if info.isfile():
-                    found.setdefault(key, {})[extension] = (info.offset_data, info.size)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        problem = f"the shard is damaged ({error})"
-    if not problem and size < end + 2 * _BLOCK:  # two empty blocks end an archive
-        problem = f"the shard is cut off at {size} bytes"
-    if not problem and _has_more(shard, end):  # tarfile takes a damaged header for the end
-        problem = f"the shard has a damaged header at byte {end}"
-    return [Entry(key=key, members=members) for key, members in found.items()], problem
-
-
-def _has_more(shard: Path, end: int) -> bool:
-    """Whether anything but padding follows what was read as the archive's last member."""
-    with shard.open("rb") as file:
-        file.seek(end)
-        return any(file.read())
 
 
 # Reading

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from brushwork.data.index import FORMAT, Entry, read_index
 from brushwork.data.manifest import ShardReport
-from brushwork.data.shards import FORMAT, Entry, Rejected, ShardFolder, read_index
+from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.data.tasks import Reject
 from brushwork.tokens.trajectory import Draft, Step, Trajectory
 
