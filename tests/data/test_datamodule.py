@@ -1,13 +1,15 @@
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from brushwork.data import datamodule
+from brushwork.data import datamodule, pictures
 from brushwork.data.datamodule import PackedStream
+from brushwork.data.index import index_path
 from brushwork.data.mixture import Mixture
 from brushwork.data.shards import ShardFolder, write_shards
 from brushwork.data.views import process
@@ -121,6 +123,30 @@ def test_what_cannot_be_used_is_set_aside_and_counted(folder):
     assert "010" in damaged.set_aside
     assert len(found) + len(damaged.set_aside) == NUM
     assert set(range(NUM)) - set(found) == {int(key) for key in damaged.set_aside}
+
+
+def test_a_pack_of_damaged_pictures_alone_is_not_empty(folder):
+    """The other ranks wait for a batch: a sample that can be read stands in."""
+    for shard in folder.glob("*.tar"):
+        data = bytearray(shard.read_bytes())
+        for number in range(30, 37):  # the pixels: sizes are still known
+            if (place := data.find(f"{number:03d}.000.png".encode())) >= 0:
+                data[place + 512 + 45] ^= 0xFF
+        shard.write_bytes(data)
+        os.utime(index_path(shard))
+    damaged = stream(folder, endless=False, max_tokens=16, window=1)
+    batches = [numbers(batch) for batch in damaged]
+    assert all(batches) and not {n for batch in batches for n in batch} & set(range(30, 37))
+    assert {"030", "036"} <= set(damaged.set_aside)
+
+
+def test_only_the_pictures_of_a_readers_own_packs_are_read(folder, monkeypatch):
+    read: list[int] = []
+    decode = pictures.decode
+    monkeypatch.setattr(pictures, "decode", lambda data: read.append(1) or decode(data))
+    steps = across(folder, monkeypatch, 4, 1, 3)
+    drawn = sum(len(numbers(batch)) for step in steps for batch in step)
+    assert len(read) == drawn
 
 
 def test_samples_longer_than_a_pack_are_set_aside_with_the_reason(folder):

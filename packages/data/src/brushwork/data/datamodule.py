@@ -21,16 +21,13 @@ log = logging.getLogger(__name__)
 View = Callable[[Trajectory], Trajectory]
 """What a run reads of a stored trajectory, see `data.views`."""
 
-Samples = list[list[Segment]]
-"""What one pack holds."""
-
 
 class PackedStream(IterableDataset):
     """Draws samples, packs a window of them best-fit-decreasing, and yields the packs.
 
     Packs of a window that are less than `min_fill` full are taken apart again and their samples join the next window,
     so every sample of an epoch is used exactly once. The order, and everything random about a sample, depends on
-    (seed, epoch, sample) alone.
+    (seed, epoch, sample) alone. A window is laid out by texts and sizes; pictures are read by whoever yields them.
 
     There is one sequence of packs, whoever reads it. With R ranks, step s takes packs sR to sR + R - 1, one a rank, and
     the loader workers of a rank take steps in turn. Each batch carries the place in that sequence after its step
@@ -73,15 +70,29 @@ class PackedStream(IterableDataset):
     def __iter__(self) -> Iterator[PackedBatch]:
         rank, ranks, worker, workers = _place()
         step, group = 0, []
-        for samples, after in self._packs():
-            group.append(samples)
+        for refs, after in self._packs():
+            group.append(refs)
             if len(group) == ranks or after is None:
                 if step % workers == worker and rank < len(group):
+                    samples = self._samples(group[rank])
                     cursor = after and {**after, "set_aside": dict(self.set_aside)}
-                    yield replace(pack(group[rank], self.segmenter.vocabulary.control), cursor=cursor)
+                    yield replace(pack(samples, self.segmenter.vocabulary.control), cursor=cursor)
                 step, group = step + 1, []
 
-    def _packs(self) -> Iterator[tuple[Samples, dict[str, Any] | None]]:
+    def _samples(self, refs: Sequence[Ref]) -> list[list[Segment]]:
+        """The samples of a pack with their pictures.
+
+        A picture that turns out to be damaged leaves its sample out. Where nothing is left, another sample stands in,
+        since the other ranks wait for a batch.
+        """
+        read = self.mixture.__getitem__
+        samples = [segments for ref in refs if (segments := self._load(*ref, read)) is not None]
+        if not samples:
+            others = (self._load(0, index, read) for index in range(len(self.mixture)))
+            samples = [next(segments for segments in others if segments is not None)]
+        return samples
+
+    def _packs(self) -> Iterator[tuple[list[Ref], dict[str, Any] | None]]:
         """Every pack from the start on, each with the place after it; None after the last one of a single pass."""
         here = self.start
         while True:
@@ -96,12 +107,12 @@ class PackedStream(IterableDataset):
                 return
             here = following
 
-    def _window(self, here: dict[str, Any]) -> tuple[list[Samples], dict[str, Any] | None]:
+    def _window(self, here: dict[str, Any]) -> tuple[list[list[Ref]], dict[str, Any] | None]:
         """The packs of the window that begins here, and where the next one begins (None: the pass is over)."""
         refs, following = self._refs(here)
-        samples = {ref: segments for ref in refs if (segments := self._load(*ref)) is not None}
-        kept = list(samples)
-        lengths = [sum(map(len, samples[ref])) for ref in kept]
+        sketches = {ref: segments for ref in refs if (segments := self._load(*ref, self.mixture.sketch)) is not None}
+        kept = list(sketches)
+        lengths = [sum(map(len, sketches[ref])) for ref in kept]
         bins = best_fit_decreasing(lengths, self.max_tokens)
         if following is not None:
             floor = self.min_fill * self.max_tokens
@@ -110,7 +121,7 @@ class PackedStream(IterableDataset):
             following["carry"] = [list(kept[i]) for i in sorted(carried)]
             bins = full
         rng = np.random.default_rng((self.seed, 1, *here["drawn"]))
-        return [[samples[kept[i]] for i in bins[b]] for b in rng.permutation(len(bins))], following
+        return [[kept[i] for i in bins[b]] for b in rng.permutation(len(bins))], following
 
     def _refs(self, here: dict[str, Any]) -> tuple[list[Ref], dict[str, Any] | None]:
         """What the window holds: what was carried over, then what comes next."""
@@ -123,9 +134,9 @@ class PackedStream(IterableDataset):
         refs = carried + [(0, index) for index in range(first, stop)]
         return refs, None if stop == end else {"drawn": [stop], "emitted": 0}
 
-    def _load(self, epoch: int, index: int) -> list[Segment] | None:
+    def _load(self, epoch: int, index: int, read: Callable[[int], Trajectory | Rejected]) -> list[Segment] | None:
         """One sample as segments; None where it cannot be used, which is recorded in `set_aside`."""
-        item = self.mixture[index]
+        item = read(index)
         if isinstance(item, Rejected):
             return self._set_aside(item.key, item.reason)
         rng = np.random.default_rng((self.seed, 2, epoch, index))

@@ -57,6 +57,11 @@ class Mixture:
         folder = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.folders[folder][index - self._starts[folder]]
 
+    def sketch(self, index: int) -> Trajectory | Rejected:
+        """The sample of this number with pictures that hold nothing, see `ShardFolder.sketch`."""
+        folder = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.folders[folder].sketch(index - self._starts[folder])
+
     def draw(self, drawn: Sequence[int], count: int) -> tuple[list[Ref], list[int]]:
         """The next samples.
 

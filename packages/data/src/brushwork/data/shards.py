@@ -14,7 +14,7 @@ import logging
 import re
 import tarfile
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -189,12 +189,22 @@ class ShardFolder:
 
     def __getitem__(self, index: int) -> Trajectory | Rejected:
         """The sample of this number; IndexError outside 0 to len - 1."""
+        return self._get(index, lambda shard, entry: decode(entry.key, self._read(shard, entry)))
+
+    def sketch(self, index: int) -> Trajectory | Rejected:
+        """The sample without looking at its pictures: all texts, and pictures of the right sizes in one colour.
+
+        To lay out a batch, sizes are enough; the pictures are most of what there is to read.
+        """
+        return self._get(index, self._sketched)
+
+    def _get(self, index: int, read: Callable[[Path, Entry], Trajectory]) -> Trajectory | Rejected:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)} in {self.folder}")
         number = bisect_right(self._ends, index)
         entry = self._entries[number][index - self._ends[number]]  # counted from the shard's end
         try:
-            return decode(entry.key, self._read(self.shards[number], entry))
+            return read(self.shards[number], entry)
         except Exception as error:  # whatever a damaged member makes a decoder raise
             reason = entry.problem or f"{type(error).__name__}: {error}"
             return Rejected(key=entry.key, shard=self.shards[number].name, reason=reason)
@@ -206,6 +216,13 @@ class ShardFolder:
     def keys(self) -> list[str]:
         """The key of every sample, rejected ones included."""
         return [entry.key for entries in self._entries for entry in entries]
+
+    def _sketched(self, shard: Path, entry: Entry) -> Trajectory:
+        text = {"json": entry.members["json"]}
+        record = _of(dict, json.loads(self._read(shard, Entry(key=entry.key, members=text))["json"]))
+        _check_names(record, entry.members)
+        blank = np.zeros((1, 1, 3), dtype=np.uint8)
+        return _trajectory(entry.key, record, [np.broadcast_to(blank, (*size, 3)) for size in entry.sizes])
 
     def _read(self, shard: Path, entry: Entry) -> dict[str, bytes]:
         """The sample's members, in one read: they lie side by side."""
@@ -226,22 +243,34 @@ def decode(key: str, members: dict[str, bytes]) -> Trajectory:
     """
     if not _KEY.fullmatch(key):
         raise ValueError(f"key {key!r}: expected up to 80 letters, digits, '-' and '_'")
-    record = json.loads(members["json"])
+    record = _of(dict, json.loads(members["json"]))
+    names = _check_names(record, members)
+    return _trajectory(key, record, [pictures.decode(members[name]) for name in names])
+
+
+def _check_names(record: dict[str, Any], members: Collection[str]) -> list[str]:
+    """The members that are pictures, in order.
+
+    Raises:
+        ValueError: another format, or a picture too few or too many.
+    """
     if record["format"] != FORMAT:
         raise ValueError(f"format {record['format']!r}; this version reads {FORMAT}")
     names = sorted(set(members) - {"json"})
     expected = [{f"{n:03d}.{kind}" for kind in pictures.FORMATS} for n in range(record["num_images"])]
     if len(names) != len(expected) or any(name not in of for name, of in zip(names, expected, strict=True)):
         raise ValueError(f"expected {len(expected)} images, found the members {', '.join(sorted(members))}")
-    images = [pictures.decode(members[name]) for name in names]
+    return names
+
+
+def _trajectory(key: str, record: dict[str, Any], images: list[Image]) -> Trajectory:
     used = [draft["image"] for step in record["steps"] for draft in step["drafts"]]
     if used != list(range(len(images))):
         raise ValueError(f"the drafts name images {used}; expected each of {len(images)} once, in order")
-    steps = tuple(_step(step, images) for step in record["steps"])
     return Trajectory(
         key=key,
         prompt=_of(str, record["prompt"]),
-        steps=steps,
+        steps=tuple(_step(step, images) for step in record["steps"]),
         finished=_of(bool, record.get("finished", True)),
         meta=_of(dict, record["meta"]),
     )
