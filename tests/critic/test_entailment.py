@@ -20,10 +20,32 @@ def test_a_planned_scene_holds_the_relations_that_were_said_of_it():
         plans("add a red ring | a red ring", "add a cross above the red ring | a red ring and a cross")
     )
     assert scene.relations == (Relation(subject=1, predicate="above", object=0),)
-    replaced = plans(
+    unknown = plans(
         "add a ring | a ring", "add a cross above the ring | a ring and a cross", "x | a square and a cross"
     )
-    assert planned_scene(replaced).relations == (), "the ring is not there any more"
+    assert planned_scene(unknown).relations == (), "the ring is not there any more"
+
+
+@pytest.mark.parametrize(
+    ("change", "after", "stays"),
+    [
+        ("make the red ring blue", "a blue ring and a cross", True),
+        ("replace the red ring with a green square", "a green square and a cross", True),
+        ("remove the cross", "a red ring", False),
+        ("make the cross red", "a red ring and a red cross", True),
+    ],
+)
+def test_what_was_said_of_a_thing_goes_where_it_goes(change, after, stays):
+    so_far = ["add a red ring", "add a cross above the red ring | a red ring and a cross"]
+    scene = planned_scene(plans(*so_far, f"{change} | {after}"))
+    assert scene.relations == ((Relation(subject=1, predicate="above", object=0),) if stays else ())
+
+
+def test_what_was_said_of_a_thing_that_is_gone_is_not_said_of_another():
+    again = ["add a ring", "add a cross above the ring | a ring and a cross", "remove the cross | a ring"]
+    assert planned_scene(plans(*again, "add a cross left of the ring | a ring and a cross")).relations == (
+        Relation(subject=1, predicate="left of", object=0),
+    )
 
 
 @pytest.mark.parametrize(

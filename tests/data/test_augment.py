@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brushwork.critic.judges.oracle import OraclePlanCritic
 from brushwork.critic.scene import Relation, SceneGraph, SceneObject
 from brushwork.data.augment import Augmentation, add, change, everyday, instruction, remove, straight
+from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subgraphs import expand
+from brushwork.data.subsets.drawing import shapes_drawing
+from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.data.worlds.staging import proposer, related
 
@@ -101,6 +105,30 @@ def test_the_mix_is_a_setting(operation):
 def test_without_detours_objects_are_added_one_by_one():
     stages, steps = way("counting", 3, Augmentation(rate=0.0))
     assert steps == [straight(a, b) for a, b in zip((SceneGraph(objects=()), *stages), stages, strict=False)]
+
+
+def test_a_way_with_detours_never_contradicts_its_prompt_in_the_end():
+    """The critic of plans and the builder of plans agree, whatever is made another, replaced or removed on the way."""
+    tasks = [shapes_task(WORLD, KINDS[n % 6], np.random.default_rng(n), "train") for n in range(120)]
+    drawn = multi_turn(tasks, drawing=shapes_drawing(WORLD), augmentation=Augmentation(rate=0.8))
+    critic = OraclePlanCritic()
+    verdicts = [critic(one.prompt, [step.plan for step in one.steps]) for one in drawn]
+    assert all(verdict.step is None for verdict in verdicts)
+
+
+def test_in_the_world_at_large_a_detour_makes_no_twin_and_no_rider_of_a_clock():
+    cups = SceneGraph(objects=(SceneObject(name="cup", color="red"), SceneObject(name="cup", color="black")))
+    riding = (Relation(subject=1, predicate="riding", object=0),)
+    rider = SceneGraph(objects=(SceneObject(name="horse"), SceneObject(name="man", color="red")), relations=riding)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        for scene in (cups, rider):
+            steps = Augmentation(rate=1.0)(expand(scene), rng, partial(everyday, rng=rng), max_images=5)
+            now = SceneGraph(objects=())
+            for edit in (edit for edits in steps for edit in edits):
+                now = edit(now)
+                assert len({one.noun for one in now.objects}) == len(now.objects)
+                assert all(now.objects[one.subject].name == "man" for one in now.relations)
 
 
 def test_there_is_no_detour_without_room_for_its_images():

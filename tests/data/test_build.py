@@ -1,5 +1,6 @@
 """The build: what it writes, that it can be killed, that no process changes a byte, that nothing is lost."""
 
+import itertools
 import json
 import os
 import random
@@ -17,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brushwork.critic.verdict import JudgeFailure, Verdict
 from brushwork.data.build import build
 from brushwork.data.executors import LocalExecutor
 from brushwork.data.shards import Rejected, ShardFolder
+from brushwork.data.sources.jsonl import JsonlSource
 from brushwork.data.sources.shapes import ShapesSource
 from brushwork.data.subsets.alignment import planted_alignment
 from brushwork.data.subsets.drawing import shapes_drawing
@@ -109,7 +112,7 @@ def test_a_build_that_failed_goes_on_and_ends_in_the_same_bytes(built, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, subset)
     assert not (tmp_path / "manifest.json").exists() and not list(tmp_path.glob(".*.tmp"))
-    (tmp_path / ".train-00003.tar.1.tmp").write_bytes(b"half")
+    (tmp_path / ".train-00003.tar.99999999.tmp").write_bytes(b"half")
     mortal.lives, mortal.calls = 100, 0
     run(tmp_path, subset)
     assert mortal.calls == left, "complete shards are not built again"
@@ -182,6 +185,52 @@ def test_a_class_that_never_comes_is_reported(tmp_path):
     assert found["samples"] == 5 and found["missing"] == {"negative": 5}
 
 
+def test_what_an_endpoint_that_was_down_left_out_is_made_when_it_is_up(tmp_path):
+    up = []
+
+    def judge(prompt, image):
+        return Verdict(passed=True, score=1.0, reason="", judge="j") if up else JudgeFailure(reason="down", judge="j")
+
+    subset = partial(multi_turn, drawing=shapes_drawing(WORLD, judge=judge))
+    source = Few(world=WORLD)
+    with pytest.raises(ValueError, match="not one sample could be built, most often because the judge failed"):
+        run(tmp_path, subset, source, num_samples={"train": 4})
+    up.append(True)
+    assert run(tmp_path, subset, source, num_samples={"train": 4})["splits"]["train"]["samples"] == 4
+
+
+class Few(ShapesSource):
+    """A corpus of four tasks a part."""
+
+    def __call__(self, split, part, parts, seed):
+        return itertools.islice(super().__call__(split, part, parts, seed), 4)
+
+
+def test_the_files_of_a_build_that_is_at_work_are_left_alone(tmp_path):
+    (tmp_path / f".train-00000.tar.{os.getppid()}.tmp").write_bytes(b"half")
+    run(tmp_path, num_samples={"train": 2})
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+
+
+def test_a_folder_without_shards_may_be_claimed_anew(tmp_path):
+    with pytest.raises(ValueError, match="labels a sample None"):
+        run(tmp_path, positives=0.5)
+    run(tmp_path)
+
+
+def test_a_changed_corpus_is_noticed(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"prompt": f"prompt {n}"}) for n in range(40)]
+    path.write_text("\n".join(lines))
+    source = JsonlSource(path=str(path), held_out=0.0, held_out_val=0.0)
+    options = {"num_samples": {"train": 8}, "world": None}
+    run(tmp_path / "built", noted, source, **options)
+    run(tmp_path / "built", noted, source, **options)
+    path.write_text("\n".join(["", *lines]))
+    with pytest.raises(ValueError, match=r"differs in source\.identity"):
+        run(tmp_path / "built", noted, source, **options)
+
+
 def test_a_balance_of_what_has_no_classes_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="labels a sample None; expected 'positive' or 'negative'"):
         run(tmp_path, positives=0.5)
@@ -226,9 +275,9 @@ def test_a_corpus_that_ends_is_used_up_and_what_is_rejected_is_kept(tmp_path):
     ("options", "named"),
     [
         ({"seed": 1}, "seed"),
-        ({"num_samples": {"train": 15}}, "num_samples"),
-        ({"subset": partial(SUBSET, flaw_rate=0.4)}, "subset"),
-        ({"source": replace(SOURCE, kinds=("colors",))}, "source"),
+        ({"num_samples": {"val": 6}}, r"num_samples\.train"),
+        ({"subset": partial(SUBSET, flaw_rate=0.4)}, r"subset\.flaw_rate"),
+        ({"source": replace(SOURCE, kinds=("colors",))}, r"source\.kinds"),
     ],
 )
 def test_a_folder_is_not_mixed_from_two_configurations(built, options, named):

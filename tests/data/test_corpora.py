@@ -119,9 +119,16 @@ def test_prompts_are_read_and_instructions_rewritten_by_a_language_model(endpoin
 
 def test_settings_of_models_reach_the_manifest(chat, editor, graphs, tmp_path):
     """Which judge and editor made a data set must be known for ever."""
-    subset = SampledConflicts(sampler=partial(dict), critic=LLMPlanCritic(chat=chat), drawing=Drawing(editor=editor))
+    subset = SampledConflicts(
+        sampler=partial(dict),
+        critic=LLMPlanCritic(chat=chat),
+        drawing=Drawing(editor=editor, judge=LLMJudge(chat=chat)),
+    )
     from brushwork.data.manifest import settings
 
     told = settings(subset)
     assert told["critic"]["chat"]["model"] == "m" and told["drawing"]["editor"]["model"] == editor.model
-    assert settings(LLMInspector(chat=chat))["chat"]["base_url"] == chat.base_url
+    told = settings(LLMInspector(chat=chat))["chat"]
+    assert told["base_url"] == chat.base_url and "requests_per_minute" not in told, (
+        "a slower one goes on with the build"
+    )

@@ -74,7 +74,9 @@ def test_a_resumed_stream_goes_on_to_the_bit(folder, stop):
         assert equal(one, other)
 
 
-def across(folder, monkeypatch, ranks: int, workers: int, steps: int, cursor=None) -> list[list[PackedBatch]]:
+def across(
+    folder, monkeypatch, ranks: int, workers: int, steps: int, cursor=None, **options
+) -> list[list[PackedBatch]]:
     """The batches of each step of a run on so many ranks, each with so many loader workers."""
     runs = []
     for rank in range(ranks):
@@ -85,7 +87,7 @@ def across(folder, monkeypatch, ranks: int, workers: int, steps: int, cursor=Non
         for worker in range(workers):
             place = (rank, ranks, worker, workers)
             monkeypatch.setattr(datamodule, "_place", lambda place=place: place)
-            one = stream(folder)
+            one = stream(folder, **options)
             if cursor:
                 one.go_on_from(cursor)
             parts.append(list(itertools.islice(one, -(-steps // workers))))
@@ -125,19 +127,40 @@ def test_what_cannot_be_used_is_set_aside_and_counted(folder):
     assert set(range(NUM)) - set(found) == {int(key) for key in damaged.set_aside}
 
 
-def test_a_pack_of_damaged_pictures_alone_is_not_empty(folder):
-    """The other ranks wait for a batch: a sample that can be read stands in."""
+@pytest.fixture
+def damaged(folder):
+    """The pixels of numbers 30 to 36 cannot be read; their sizes are still known."""
     for shard in folder.glob("*.tar"):
         data = bytearray(shard.read_bytes())
-        for number in range(30, 37):  # the pixels: sizes are still known
+        for number in range(30, 37):
             if (place := data.find(f"{number:03d}.000.png".encode())) >= 0:
                 data[place + 512 + 45] ^= 0xFF
         shard.write_bytes(data)
         os.utime(index_path(shard))
-    damaged = stream(folder, endless=False, max_tokens=16, window=1)
-    batches = [numbers(batch) for batch in damaged]
-    assert all(batches) and not {n for batch in batches for n in batch} & set(range(30, 37))
-    assert {"030", "036"} <= set(damaged.set_aside)
+    return folder
+
+
+def test_damaged_pictures_leave_their_samples_out(damaged):
+    one = stream(damaged, endless=False, max_tokens=16, window=1)
+    seen = [n for batch in one for n in numbers(batch)]
+    assert sorted(seen) == sorted(set(seen)) and not set(seen) & set(range(30, 37))
+    assert {"030", "036"} <= set(one.set_aside) and len(seen) + len(one.set_aside) == NUM
+
+
+def test_a_rank_whose_pack_is_damaged_repeats_its_neighbours(damaged, monkeypatch):
+    """The other ranks wait for a batch."""
+    steps = across(damaged, monkeypatch, 2, 1, 25, max_tokens=16, window=2)
+    assert len(steps) == 25 and all(numbers(batch) for step in steps for batch in step)
+    assert all(step[0].cursor == step[1].cursor for step in steps), "and all know the same place"
+
+
+def test_where_nothing_can_be_read_training_says_so(damaged):
+    for shard in damaged.glob("*.tar"):
+        data = shard.read_bytes()
+        shard.write_bytes(data.replace(b"IDAT", b"IDAX"))
+        os.utime(index_path(shard))
+    with pytest.raises(ValueError, match="none of the 37 samples can be used"):
+        list(itertools.islice(stream(damaged), 3))
 
 
 def test_only_the_pictures_of_a_readers_own_packs_are_read(folder, monkeypatch):

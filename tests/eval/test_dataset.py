@@ -18,7 +18,7 @@ from brushwork.data.index import read_index
 from brushwork.data.shards import ShardFolder, write_shards
 from brushwork.data.sources.shapes import ShapesSource
 from brushwork.data.subsets.alignment import planted_alignment
-from brushwork.data.subsets.conflict import symbolic_conflicts
+from brushwork.data.subsets.conflict_scene_graph import symbolic_conflicts
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.tasks import Reject, Task, task_rng

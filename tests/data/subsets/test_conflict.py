@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from brushwork.critic.entailment import contradictions, planned_scene
-from brushwork.critic.feedback import PLAN_ACCEPTED
+from brushwork.critic.feedback import PLAN_ACCEPTED, feedback
 from brushwork.critic.judges.oracle import OraclePlanCritic
-from brushwork.critic.scene import diff, parse_scene
-from brushwork.critic.verdict import JudgeFailure, PlanVerdict
+from brushwork.critic.scene import SceneGraph, diff, parse_scene
+from brushwork.critic.verdict import JudgeFailure, PlanVerdict, Verdict
 from brushwork.data.sources.shapes import shapes_task
-from brushwork.data.subsets.conflict import SampledConflicts, symbolic_conflicts
+from brushwork.data.subsets.conflict import SampledConflicts
+from brushwork.data.subsets.conflict_scene_graph import symbolic_conflicts
 from brushwork.data.subsets.drawing import Drawing, shapes_drawing
 from brushwork.data.tasks import Reject, Task
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
@@ -134,12 +135,83 @@ def test_a_draft_that_does_not_show_a_right_plan_is_mended_and_is_no_conflict():
 
 
 def test_wrong_plans_are_read_and_never_learnt_and_a_cut_has_no_end():
-    made = sampled("a red ring", step("add a blue ring", "a blue ring", "a blue ring at a1"))[-1]
+    astray = step("add a blue ring", "a blue ring", "a blue ring at a1")
+    more = step("add a cross above the blue ring", "a blue ring and a green cross", "a blue ring at a2")
+    made = sampled("a red ring and a cross", astray, more)[-1]
     segments = Segmenter(vocabulary=VOCABULARY, stride=8)(made, np.random.default_rng(0))
     texts = [one for one in segments if one.kind is Kind.TEXT]
     assert [one.loss for one in texts] == [False, False, True, True], "prompt, wrong plan; two inspections"
     assert [one.kind for one in segments].count(Kind.NOISED) == 1, "only the mended draft is drawn"
     assert segments[-1].switch == IGNORE_INDEX, "nobody knows what would have followed"
+
+
+def test_the_refinement_says_what_to_change_in_the_draft_that_is_seen():
+    """Its draft misses the wrong plan as well: what the plan says of colours is not what the picture shows."""
+    astray = step("add a blue ring", "a blue ring", "a green cross at b3")
+    made = sampled("a red ring", astray)[-1]
+    wrong, mended = made.steps[0].drafts
+    assert wrong.inspection.plan_check == "the prompt asks for a red ring"
+    target = WORLD.detect(mended.image)
+    assert wrong.inspection.refine == feedback(diff(planless(target), WORLD.detect(wrong.image))).refine
+    assert "cross" in wrong.inspection.refine and "blue" not in wrong.inspection.refine
+
+
+def planless(scene: SceneGraph) -> SceneGraph:
+    """What is there, without places."""
+    return SceneGraph(objects=tuple(replace(one, x=None, y=None) for one in scene.objects))
+
+
+def test_of_a_detour_nothing_is_said_and_no_sample_ends_in_one():
+    ring = step("add a red ring", "a red ring", "a red ring at a1")
+    cross = step("add a blue cross", "a red ring and a blue cross", "a red ring at a1 and a blue cross at c1")
+    gone = step("remove the blue cross", "a red ring", "a red ring at a1")
+    (made,) = sampled("a red ring", ring, cross, gone)
+    assert [one.inspection.plan_check for one in made.drafts] == [PLAN_ACCEPTED, "", PLAN_ACCEPTED]
+    astray = step("add a green square", "a red ring and a green square", "a red ring at a1 and a green square at c3")
+    assert [one.meta["label"] for one in sampled("a red ring", cross, astray)] == ["negative"], "no step before fits"
+
+
+def test_what_is_drawn_after_a_mended_draft_is_not_imitated():
+    wrong = step("add a red ring", "a red ring", "a red cross at b2")
+    (made,) = sampled("a red ring left of a blue cross", wrong, RIGHT[1])
+    assert [one.flawed for one in made.drafts] == [True, False, True]
+    assert made.steps[1].drafts[0].inspection.accepts
+
+
+def test_a_draft_that_shows_what_is_held_out_makes_no_sample():
+    key = next(key for key, split in WORLD.split_of.items() if key[0] == "colors" and split == "test")
+    color, name = key[1].split()
+    drawn = step(f"add a {color} {name}", f"a {color} {name}", f"a {color} {name} at b2")
+    traces = Traces({f"a {name}": [drawn]})
+    subset = SampledConflicts(sampler=lambda: traces, critic=OraclePlanCritic(), drawing=DRAWING)
+    training = replace(task(f"a {name}"), split="train")
+    assert subset([training])[0].reason == "a draft shows what is held out"
+    assert isinstance(subset([task(f"a {name}")])[0], Trajectory), "the test split may show it"
+
+
+def test_a_trace_that_was_cut_off_is_no_conflict():
+    class Cut(Traces):
+        def __call__(self, prompts, seeds):
+            return [replace(one, meta={"stopped": "max_images"}) for one in super().__call__(prompts, seeds)]
+
+    subset = SampledConflicts(
+        sampler=lambda: Cut({"two rings": [RIGHT[0]]}), critic=OraclePlanCritic(), drawing=DRAWING
+    )
+    assert [one.reason for one in subset([task("two rings")])] == ["the trace was cut off: max_images"]
+
+
+def test_a_correction_may_refer_to_what_is_corrected_as_well():
+    made = sampled(
+        "a square left of a ring",
+        step("add a green square", "a green square", "a green square at b2"),
+        step(
+            "add a green triangle left of the green square",
+            "a green square and a green triangle",
+            "a green square at b2 and a green triangle at a2",
+        ),
+    )[-1]
+    shown = WORLD.detect(made.steps[-1].drafts[1].image)
+    assert not diff(parse_scene("a square left of a ring"), shown)
 
 
 def test_nothing_is_lost_silently():
@@ -155,23 +227,35 @@ def test_nothing_is_lost_silently():
     ]  # fmt: skip
 
 
-def test_without_a_world_drafts_are_context_and_the_editor_mends():
-    """As with photographs: a judge reads the plans, nobody knows what the drafts show."""
+def test_without_a_world_a_judge_looks_and_the_editor_mends():
+    """As with photographs: judges read the plans and see the drafts, nobody has seen the edited picture."""
     edited = np.full((32, 32, 3), 7, np.uint8)
-    drawing = Drawing(editor=lambda image, instruction, *, target, seed: edited)
+
+    def judge(prompt, image):
+        return Verdict(passed="ring" in prompt, score=1.0, reason="no ring" if "ring" not in prompt else "", judge="j")
+
+    drawing = Drawing(editor=lambda image, instruction, *, target, seed: edited, judge=judge)
     verdict = PlanVerdict(step=1, analysis="The cat is asked for.", refine="Turn the dog into a cat.", judge="j")
     made = sampled("a cat", RIGHT[0], RIGHT[1], drawing=drawing, critic=lambda prompt, plans: verdict)[-1]
     first, wrong, mended = made.drafts
-    assert first.flawed and wrong.flawed and not mended.flawed and (mended.image == edited).all()
+    assert not first.flawed and wrong.flawed and not mended.flawed and (mended.image == edited).all()
+    assert first.inspection.plan_check == PLAN_ACCEPTED and mended.inspection is None and not made.finished
     assert wrong.inspection == Inspection(plan_check="The cat is asked for.", refine="Turn the dog into a cat.")
     failing = sampled("a cat", RIGHT[0], drawing=drawing, critic=lambda p, q: JudgeFailure(reason="down", judge="j"))
-    assert failing[0].reason == "the judge failed: down"
+    assert failing[0].reason == "the judge failed: down" and failing[0].transient
+    cat = step("add a cat", "a cat", "a red ring at a1")
+    fits = PlanVerdict(step=None, analysis="", refine="", judge="j")
+    (unseen,) = sampled("a cat", cat, drawing=drawing, critic=lambda prompt, plans: fits)
+    assert unseen.reason == "a draft does not show its plan: no ring"
+    with pytest.raises(ValueError, match=r"need drawing\.judge"):
+        sampled("a cat", cat, drawing=replace(drawing, judge=None))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("plan", ["relational", "located"])
 def test_symbolic_conflicts_are_what_they_claim(kind, plan):
-    drawing, labels = shapes_drawing(WORLD, plan=plan), Counter()
+    labels = Counter()
+    drawing = shapes_drawing(WORLD, plan=plan, max_images=2 if kind == "counting" else 5)
     tasks = [shapes_task(WORLD, kind, np.random.default_rng(seed), "train") for seed in range(20)]
     for made in symbolic_conflicts(tasks, drawing=drawing, positives=0.5):
         if isinstance(made, Reject):

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ from brushwork.tokens.trajectory import Image
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
+
+OPERATIONAL = {"setting": False}
+"""Metadata of fields that change no answer: a build goes on with other ones."""
 
 
 class ChatError(RuntimeError):
@@ -80,17 +83,17 @@ class ChatModel:
     """
 
     model: str
-    cache: str | Path
+    cache: str | Path = field(metadata=OPERATIONAL)
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     temperature: float | None = 0.0
     seed: int | None = 0
-    timeout: float = 120.0
-    attempts: int = 6
-    max_wait: float = 60.0
-    requests_per_minute: int = 600
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
+    timeout: float = field(default=120.0, metadata=OPERATIONAL)
+    attempts: int = field(default=6, metadata=OPERATIONAL)
+    max_wait: float = field(default=60.0, metadata=OPERATIONAL)
+    requests_per_minute: int = field(default=600, metadata=OPERATIONAL)
+    prompt_price: float = field(default=0.0, metadata=OPERATIONAL)
+    completion_price: float = field(default=0.0, metadata=OPERATIONAL)
 
     def __post_init__(self):
         positive = ("timeout", "attempts", "max_wait", "requests_per_minute")

@@ -1,8 +1,9 @@
 """What plans say of a scene, and whether that follows from the prompt or contradicts it."""
 
+import re
 from collections.abc import Callable, Sequence
 
-from brushwork.critic.scene import GRID, Discrepancy, Relation, SceneGraph, SceneObject, diff, parse_scene
+from brushwork.critic.scene import GRID, Discrepancy, Relation, SceneGraph, diff, parse_scene
 from brushwork.tokens.trajectory import Plan
 
 
@@ -28,28 +29,48 @@ def contradictions(
 def planned_scene(plans: Sequence[Plan], parse: Callable[[str], SceneGraph] = parse_scene) -> SceneGraph:
     """The scene after the last plan: its description, with the relations that all instructions so far have said.
 
-    Relational descriptions name things, not places ("add a ring above the red circle" says where the ring is). A
-    relation between things that the last description does not name exactly once is left out, as is an instruction that
-    cannot be read.
+    Relational descriptions name things, not places ("add a ring above the red circle" says where the ring is). What was
+    said of a thing goes with it when it is made another or replaced, and is gone when it is removed. A relation between
+    things that the last description does not name exactly once is left out, as is an instruction that cannot be read.
 
     Raises:
         ValueError: the last description cannot be read.
     """
+    said: list[_Said] = []
+    for plan in plans:
+        said = _replayed(plan.instruction, said, parse)
     objects = parse(plans[-1].description).objects
-    relations = dict.fromkeys(relation for plan in plans for relation in _said(plan.instruction, objects, parse))
+    places: dict[str, list[int]] = {}
+    for index, one in enumerate(objects):
+        places.setdefault(one.noun, []).append(index)
+    relations = [
+        Relation(subject=places[one][0], predicate=predicate, object=places[other][0])
+        for one, predicate, other in dict.fromkeys(said)
+        if len(places.get(one, ())) == len(places.get(other, ())) == 1
+    ]
     return SceneGraph(objects=objects, relations=tuple(relations))
 
 
-def _said(instruction: str, objects: Sequence[SceneObject], parse: Callable[[str], SceneGraph]) -> list[Relation]:
-    """The relations of an instruction, between these objects."""
+_Said = tuple[str, str, str]
+"""Noun, predicate, noun."""
+
+
+def _replayed(instruction: str, said: list[_Said], parse: Callable[[str], SceneGraph]) -> list[_Said]:
+    """What has been said after one more instruction."""
+    if found := re.fullmatch(r"remove the (.+)", instruction):
+        return [one for one in said if found[1] not in (one[0], one[2])]
+    if found := re.fullmatch(r"replace the (.+) with an? (.+)", instruction):
+        return _renamed(said, found[1], found[2])
+    if found := re.fullmatch(r"make the (.+) (\S+)", instruction):  # its colour is what changes
+        return _renamed(said, found[1], f"{found[2]} {found[1].split()[-1]}")
     words = ["a" if word == "the" else word for word in instruction.split()]
     try:
         scene = parse(" ".join(words[1:] if words[:1] == ["add"] else words))
     except ValueError:
-        return []
-    places = [[index for index, one in enumerate(objects) if one.noun == named.noun] for named in scene.objects]
-    return [
-        Relation(subject=places[one.subject][0], predicate=one.predicate, object=places[one.object][0])
-        for one in scene.relations
-        if len(places[one.subject]) == len(places[one.object]) == 1
-    ]
+        return said
+    nouns = [one.noun for one in scene.objects]
+    return [*said, *((nouns[one.subject], one.predicate, nouns[one.object]) for one in scene.relations)]
+
+
+def _renamed(said: list[_Said], old: str, new: str) -> list[_Said]:
+    return [(new if one == old else one, predicate, new if other == old else other) for one, predicate, other in said]

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from brushwork.critic.scene import Relation, SceneGraph, SceneObject, article, cell_name
+from brushwork.critic.scene import INVERSE, Relation, SceneGraph, SceneObject, article, cell_name
 
 Operation = Literal["add", "refine", "remove", "swap"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -160,7 +160,8 @@ def everyday(
     color = EVERYDAY_COLORS[int(rng.integers(len(EVERYDAY_COLORS)))]
     name = EVERYDAY_THINGS[int(rng.integers(len(EVERYDAY_THINGS)))]
     if operation == "refine":
-        return None if one.color in (None, color) else replace(one, color=color)
+        other = replace(one, color=color)
+        return None if one.color is None or other.noun in {each.noun for each in (*scene.objects, one)} else other
     return None if name in taken else SceneObject(name=name, color=color, x=one.x, y=one.y)
 
 
@@ -217,6 +218,8 @@ class Augmentation:
             cost = 2 if detour == "remove" else 1  # images: what is added to be removed takes one for each
             context = after if detour == "remove" else before
             other = propose(detour, context, after.objects[-1]) if detour and cost <= room else None
+            if detour == "swap" and any(one.predicate not in INVERSE for one in edits[0].relations):
+                other = None  # what stands in for a man may be left of the horse, but not ride it
             if detour and other is not None:
                 room -= cost
                 if detour == "remove":

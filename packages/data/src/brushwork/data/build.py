@@ -7,6 +7,7 @@ was killed goes on where it stopped, in any number of processes or on a cluster,
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Job:
         split, number = item
         shard = shard_path(self.out, split, number)
         done = ShardReport.read(shard)
-        if done is not None and _is_whole(shard, done.samples):
+        if done is not None and done.final and _is_whole(shard, done.samples):
             return done
         report = ShardReport(split=split, number=number)
         rejects: list[Reject] = []
@@ -135,7 +136,7 @@ def build(
     positives: float | None = None,
     max_tries: int = 20,
     picture_format: str = "png",
-    benchmarks: Sequence[str] = ("geneval", "geneval_long", "wise"),
+    benchmarks: Sequence[str] | str = ("geneval", "geneval_long", "wise"),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Builds `num_samples` trajectories of each split: `lightning build`.
@@ -155,6 +156,7 @@ def build(
         batch_size: tasks that the subset gets at once.
         positives: share of samples labelled "positive", the rest being "negative"; None takes what comes.
         max_tries: tasks for each sample at most; a shard that runs out of tasks stays short and the manifest says so.
+            One that is short because a judge could not be reached is made again by the same command.
         picture_format: "png", or "webp" for photographs.
         benchmarks: prompts that may not be asked for, see `BenchmarkPrompts`.
         executor: where shards are made; this process by default.
@@ -163,8 +165,12 @@ def build(
         The manifest: settings, versions, and for each split what it holds and what was rejected for which reason.
 
     Raises:
-        ValueError: an unknown split, a number out of range, or a folder that holds a build of other settings.
+        ValueError: an unknown split, a number out of range, a folder that holds a build of other settings, or not one
+            sample that could be built.
     """
+    if not isinstance(num_samples, Mapping):
+        raise ValueError(f"num_samples={num_samples!r}: expected such as {{train: 1000, val: 100}}")
+    benchmarks = (benchmarks,) if isinstance(benchmarks, str) else benchmarks
     numbers = {"samples_per_shard": samples_per_shard, "batch_size": batch_size, "max_tries": max_tries}
     if bad := {split: n for split, n in num_samples.items() if split not in SPLITS or n < 1}:
         raise ValueError(f"num_samples={bad}: expected at least 1 for some of {SPLITS}")
@@ -184,6 +190,10 @@ def build(
     if world is not None:
         write_atomically(out / "words.json", json.dumps(world.words()).encode())
     reports = _run(job, executor or LocalExecutor())
+    if not any(one.samples for one in reports):
+        reasons = sum((one.rejected for one in reports), Counter()).most_common(1)
+        why = f"most often because {reasons[0][0]}" if reasons else "the source has no tasks"
+        raise ValueError(f"not one sample could be built, {why}; see {out}/*.rejects.jsonl")
     manifest = write_manifest(out, config, reports)
     Console().print(statistics_table(manifest))
     for split, found in manifest["splits"].items():
@@ -207,6 +217,8 @@ def _run(job: Job, executor: Executor) -> list[ShardReport]:
 
 
 def _is_whole(shard: Path, num_samples: int) -> bool:
+    if not shard.with_suffix(".rejects.jsonl").exists():
+        return False
     with suppress(FileNotFoundError):
         entries = read_index(shard)
         return len(entries) == num_samples and not any(entry.problem for entry in entries)

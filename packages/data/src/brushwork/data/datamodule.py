@@ -33,6 +33,9 @@ class PackedStream(IterableDataset):
     the loader workers of a rank take steps in turn. Each batch carries the place in that sequence after its step
     (`PackedBatch.cursor`), which is the same for all ranks and workers: a run resumes from it on as many as it likes.
 
+    A picture that turns out to be damaged leaves its sample out of its pack. Of several ranks, one whose pack would be
+    empty repeats samples of its neighbours', since they wait for a batch; a single rank goes on to the next pack.
+
     Args:
         mixture: the samples.
         view: what is read of each sample.
@@ -65,7 +68,6 @@ class PackedStream(IterableDataset):
     def go_on_from(self, cursor: dict[str, Any]) -> None:
         """Goes on after the batch that carried this cursor."""
         self.start = {"drawn": cursor["drawn"], "carry": cursor["carry"], "emitted": cursor["emitted"]}
-        self.set_aside = dict(cursor.get("set_aside", {}))
 
     def __iter__(self) -> Iterator[PackedBatch]:
         rank, ranks, worker, workers = _place()
@@ -74,38 +76,37 @@ class PackedStream(IterableDataset):
             group.append(refs)
             if len(group) == ranks or after is None:
                 if step % workers == worker and rank < len(group):
-                    samples = self._samples(group[rank])
-                    cursor = after and {**after, "set_aside": dict(self.set_aside)}
-                    yield replace(pack(samples, self.segmenter.vocabulary.control), cursor=cursor)
+                    own, *others = [group[rank], *(refs for refs in group if refs is not group[rank])]
+                    samples = self._samples(own) or next(filter(None, map(self._samples, others)), [])
+                    if samples:
+                        batch = pack(samples, self.segmenter.vocabulary.control)
+                        yield replace(batch, cursor=after, set_aside=dict(self.set_aside))
                 step, group = step + 1, []
+                self._complain_if_nothing_is_left()
 
     def _samples(self, refs: Sequence[Ref]) -> list[list[Segment]]:
-        """The samples of a pack with their pictures.
-
-        A picture that turns out to be damaged leaves its sample out. Where nothing is left, another sample stands in,
-        since the other ranks wait for a batch.
-        """
+        """The samples of a pack with their pictures, as far as they can be read."""
         read = self.mixture.__getitem__
-        samples = [segments for ref in refs if (segments := self._load(*ref, read)) is not None]
-        if not samples:
-            others = (self._load(0, index, read) for index in range(len(self.mixture)))
-            samples = [next(segments for segments in others if segments is not None)]
-        return samples
+        return [segments for ref in refs if (segments := self._load(*ref, read)) is not None]
 
     def _packs(self) -> Iterator[tuple[list[Ref], dict[str, Any] | None]]:
         """Every pack from the start on, each with the place after it; None after the last one of a single pass."""
         here = self.start
         while True:
             packs, following = self._window(here)
-            if not packs and len(self.set_aside) >= len(self.mixture):
-                reason = next(iter(self.set_aside.values()), "the shards are empty")
-                raise ValueError(f"none of the {len(self.mixture)} samples can be used; the first one: {reason}")
+            if not packs:
+                self._complain_if_nothing_is_left()
             for number in range(here["emitted"], len(packs)):
                 is_last = number + 1 == len(packs)
                 yield packs[number], following if is_last else {**here, "emitted": number + 1}
             if following is None:
                 return
             here = following
+
+    def _complain_if_nothing_is_left(self) -> None:
+        if len(self.set_aside) >= len(self.mixture):
+            reason = next(iter(self.set_aside.values()), "the shards are empty")
+            raise ValueError(f"none of the {len(self.mixture)} samples can be used; the first one: {reason}")
 
     def _window(self, here: dict[str, Any]) -> tuple[list[list[Ref]], dict[str, Any] | None]:
         """The packs of the window that begins here, and where the next one begins (None: the pass is over)."""
@@ -176,6 +177,10 @@ class TrajectoryDataModule(pl.LightningDataModule):
         window: samples packed together.
         num_workers: loader processes a rank; 0 loads in the training process.
         seed: of order and dropout.
+
+    Attributes:
+        set_aside: training samples that could not be used, by key, with the reason, as far as this rank has read: all
+            that are damaged in their texts, and of damaged pictures those of its own packs.
     """
 
     def __init__(
@@ -198,12 +203,8 @@ class TrajectoryDataModule(pl.LightningDataModule):
         held_out = Mixture([ShardFolder(folder, "val")])
         self.val = PackedStream(held_out, view, segmenter, **options, endless=False)
         self.num_workers = num_workers
+        self.set_aside: dict[str, str] = {}
         self._cursor: dict[str, Any] | None = None
-
-    @property
-    def set_aside(self) -> dict[str, str]:
-        """Training samples that could not be used, by key, with the reason; as far as training has come."""
-        return {**self.train.set_aside, **(self._cursor or {}).get("set_aside", {})}
 
     def train_dataloader(self) -> DataLoader:
         """Endless shuffled packs."""
@@ -217,14 +218,15 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """Notes how far training has come: Lightning calls this for the batch that it is about to use."""
         if self.trainer is not None and self.trainer.training and batch.cursor is not None:
             self._cursor = dict(batch.cursor)
+            self.set_aside |= batch.set_aside
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoints: the same on every rank."""
-        return {"cursor": self._cursor}
+        """For Lightning's checkpoints; the place is the same on every rank."""
+        return {"cursor": self._cursor, "set_aside": self.set_aside}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on after the last batch that was used."""
-        self._cursor = state_dict["cursor"]
+        self._cursor, self.set_aside = state_dict["cursor"], dict(state_dict["set_aside"])
         if self._cursor is not None:
             self.train.go_on_from(self._cursor)

@@ -2,8 +2,9 @@
 
 import functools
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +36,7 @@ class ShardReport:
         rejected: reason, up to its first colon, to number of tasks.
         surplus: samples made and not needed, since their class was full.
         missing: label (or "samples") to number that could not be reached.
+        transient: rejects that another try may not meet.
     """
 
     split: str
@@ -49,6 +51,12 @@ class ShardReport:
     rejected: Counter[str] = field(default_factory=Counter)
     surplus: int = 0
     missing: dict[str, int] = field(default_factory=dict)
+    transient: int = 0
+
+    @property
+    def final(self) -> bool:
+        """Nothing would be gained by making the shard again."""
+        return not (self.missing and self.transient)
 
     def count(self, sample: Trajectory) -> None:
         """Adds a sample."""
@@ -64,6 +72,7 @@ class ShardReport:
     def count_reject(self, one: Reject) -> None:
         """Adds a reject."""
         self.rejected[one.reason.partition(":")[0]] += 1
+        self.transient += one.transient
 
     def write(self, shard: Path) -> None:
         """Stores the report beside its shard."""
@@ -83,6 +92,7 @@ class ShardReport:
 def settings(thing: Any) -> Any:
     """A source, subset, judge or anything that they are made of as JSON: names of classes and functions, and fields.
 
+    A dataclass's field with the metadata `{"setting": False}`, which changes no sample (a rate limit), is left out.
     What cannot be told from fields, such as the weights behind a path, an object may add as `identity`, and the terms
     under which what it gives may be used as `licence`.
     """
@@ -99,7 +109,8 @@ def settings(thing: Any) -> Any:
         return [settings(one) for one in thing]
     named: dict[str, Any] = {"_target_": _name(thing)}
     if is_dataclass(thing) and not isinstance(thing, type):
-        named |= {one.name: settings(getattr(thing, one.name)) for one in fields(thing) if one.init}
+        told = (one for one in fields(thing) if one.init and one.metadata.get("setting", True))
+        named |= {one.name: settings(getattr(thing, one.name)) for one in told}
     return named | {name: getattr(thing, name) for name in ("identity", "licence") if hasattr(thing, name)}
 
 
@@ -112,18 +123,39 @@ def claim(out: Path, config: dict[str, Any]) -> None:
     """Marks the folder as this build's.
 
     Raises:
-        ValueError: it is another build's.
+        ValueError: it holds shards of another one.
     """
     del config["out"]  # wherever the folder lies, it is the same build
     config |= json.loads(json.dumps(config))
-    path = out / "build.json"
-    if path.exists() and (other := json.loads(path.read_bytes())) != config:
-        differing = ", ".join(f"{key} ({other.get(key)!r} there)" for key in config if config[key] != other.get(key))
+    path, built = out / "build.json", any(out.glob("*.tar"))
+    if built and path.exists() and (other := json.loads(path.read_bytes())) != config:
+        differing = ", ".join(differences(config, other))
         raise ValueError(f"{out} holds a build that differs in {differing}; choose another out= or remove the folder")
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.tmp"):  # what a killed build was writing
-        leftover.unlink(missing_ok=True)
+        if not _lives(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
     write_atomically(path, json.dumps(config, indent=1).encode())
+
+
+def differences(one: Any, other: Any, at: str = "") -> Iterator[str]:
+    """Where two settings differ, as dotted keys with the other's value."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted({*one, *other}):
+            yield from differences(one.get(key), other.get(key), f"{at}.{key}".lstrip("."))
+    elif one != other:
+        yield f"{at} ({other!r} there)"
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process of this number is at work, maybe on the same folder."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_manifest(out: Path, config: Mapping[str, Any], reports: Sequence[ShardReport]) -> dict[str, Any]:

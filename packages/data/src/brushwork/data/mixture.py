@@ -42,8 +42,11 @@ class Mixture:
         shares = sizes if weights is None else np.array(weights, dtype=np.float64)
         if not folders or len(shares) != len(folders) or (weights is not None and (shares <= 0).any()):
             raise ValueError(f"weights={weights} for {len(folders)} folders: expected one above 0 for each")
+        if weights is not None and not sizes.all():
+            empty = [str(folder.folder) for folder in folders if not len(folder)]
+            raise ValueError(f"{', '.join(empty)} holds no sample to draw from; leave it out of the mixture")
         self.folders, self.shuffled_shards, self.seed = list(folders), shuffled_shards, seed
-        self._shares = shares / max(shares.sum(), 1)
+        self._shares = shares / (shares.sum() or 1)
         self._starts = np.cumsum([0, *(len(folder) for folder in folders)]).tolist()
         self._order = lru_cache(maxsize=2 * len(folders))(self._shuffled)
 

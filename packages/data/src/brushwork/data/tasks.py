@@ -50,11 +50,13 @@ class Reject:
         prompt: of the task.
         reason: a sentence; its first clause (up to a colon) is what the manifest counts by.
         detail: JSON-able facts, such as a judge's words.
+        transient: another try may go better, as where an endpoint was down.
     """
 
     prompt: str
     reason: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    transient: bool = False
 
 
 @runtime_checkable
@@ -76,7 +78,8 @@ class Subset(Protocol):
     def __call__(self, tasks: Sequence[Task]) -> Sequence[Trajectory | Reject]:
         """What came of a batch of tasks: one outcome a task as a rule, more where a task gives several samples.
 
-        An outcome depends on its task alone, not on the batch. The keys of the trajectories are set by the build.
+        An outcome depends on its task alone, but for the last bits of what a model computes in batches. The keys of the
+        trajectories are set by the build.
         """
         ...
 
@@ -104,11 +107,11 @@ def task_rng(seed: int, split: str, part: int, number: int) -> np.random.Generat
 
 
 class Unfit(Exception):
-    """No trajectory can be made of a task; the build keeps the reason."""
+    """No trajectory can be made of a task; the build keeps what a `Reject` holds."""
 
-    def __init__(self, reason: str, **detail: Any) -> None:
+    def __init__(self, reason: str, *, transient: bool = False, **detail: Any) -> None:
         super().__init__(reason)
-        self.detail = detail
+        self.transient, self.detail = transient, detail
 
 
 def attempt(task: Task, make: Callable[[Task], Trajectory]) -> Trajectory | Reject:
@@ -116,4 +119,4 @@ def attempt(task: Task, make: Callable[[Task], Trajectory]) -> Trajectory | Reje
     try:
         return make(task)
     except Unfit as error:
-        return Reject(prompt=task.prompt, reason=str(error), detail=error.detail)
+        return Reject(prompt=task.prompt, reason=str(error), detail=error.detail, transient=error.transient)

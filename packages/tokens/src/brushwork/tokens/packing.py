@@ -41,6 +41,7 @@ class PackedBatch:
         lengths: tokens of each sample.
         cursor: where the stream that made the batch stands once it has been used, as JSON-able facts; a checkpoint that
             keeps the last batch's resumes exactly, however many batches were fetched ahead.
+        set_aside: samples that the reader of the batch could not use so far: key to reason.
     """
 
     spans: tuple[Span, ...]
@@ -61,6 +62,7 @@ class PackedBatch:
     switch_labels: Int[Tensor, " switches"]
     lengths: tuple[int, ...]
     cursor: Mapping[str, Any] | None = None
+    set_aside: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:

@@ -99,7 +99,7 @@ def perform(config: Any) -> None:
 
     Raises:
         SystemExit: a key is no argument of its `_target_`, or a needed one is missing (code 2); the call raised
-            ValueError or FileNotFoundError, or a package is not installed (code 1).
+            ValueError or OSError, or a package is not installed (code 1).
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import InstantiationException
@@ -129,7 +129,7 @@ def perform(config: Any) -> None:
             raise cause from None
         if isinstance(cause, OmegaConfBaseException):
             fail(spelling.first_line(cause), code=2)
-        if isinstance(cause, ValueError | FileNotFoundError | ImportError):
+        if isinstance(cause, ValueError | OSError | ImportError):
             fail(str(cause) or repr(cause), code=1)
         raise cause from None
 

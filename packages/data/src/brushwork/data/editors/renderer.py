@@ -20,6 +20,14 @@ class RendererEditor:
 
     world: ShapesWorld = field(default_factory=ShapesWorld)
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where the config has left the world out."""
+        if not isinstance(self.world, ShapesWorld):
+            raise ValueError(
+                "editor=renderer draws the embedded world alone: for a corpus choose another editor, such as "
+                "editor@subset.drawing.editor=kontext"
+            )
+
     def __call__(self, image: Image | None, instruction: str, *, target: SceneGraph, seed: int) -> Image:
         """The target's picture; the other arguments are for editors that have to read and look.
 

@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from brushwork.data.sources.division import check_fractions, divide, label
+from brushwork.data.sources.division import check_fractions, divide, identity_of, label
 from brushwork.data.tasks import Pair, Reject, Task
 from brushwork.tokens.trajectory import Image
 
@@ -51,6 +51,11 @@ class GenRefSource:
         check_fractions(self.held_out, self.held_out_val)
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"size={list(self.size)}: expected a height and a width in pixels")
+
+    @property
+    def identity(self) -> str:
+        """The corpus as it is, so that a build is not continued with another one."""
+        return identity_of(Path(self.folder).glob("genref_*.tar"))
 
     def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task | Reject]:
         """Tasks with a `pair`; `kind` is the subset: general, length, rule or editing.

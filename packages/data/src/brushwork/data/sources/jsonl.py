@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from brushwork.critic.scene import Relation, SceneGraph, SceneObject
-from brushwork.data.sources.division import check_fractions, divide
+from brushwork.data.sources.division import check_fractions, divide, identity_of
 from brushwork.data.tasks import Reject, Task
 
 _FORM = '{"prompt": "...", "kind": "...", "scene": {"objects": [...], "relations": [...]}}, the last two optional'
@@ -38,6 +38,11 @@ class JsonlSource:
 
     def __post_init__(self) -> None:
         check_fractions(self.held_out, self.held_out_val)
+
+    @property
+    def identity(self) -> str:
+        """The corpus as it is, so that a build is not continued with another one."""
+        return identity_of([Path(self.path)])
 
     def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task | Reject]:
         """Tasks in the file's order.

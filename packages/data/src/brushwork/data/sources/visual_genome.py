@@ -11,7 +11,7 @@ import numpy as np
 from brushwork.critic.caption import caption
 from brushwork.critic.scene import Relation, SceneGraph
 from brushwork.critic.visual_genome import read_record
-from brushwork.data.sources.division import check_fractions, divide, label
+from brushwork.data.sources.division import check_fractions, divide, identity_of, label
 from brushwork.data.tasks import Reject, Task
 
 
@@ -43,6 +43,11 @@ class SceneGraphSource:
             raise ValueError(
                 f"min_objects={self.min_objects}, max_objects={self.max_objects}: expected 1 <= min <= max"
             )
+
+    @property
+    def identity(self) -> str:
+        """The corpus as it is, so that a build is not continued with another one."""
+        return identity_of([Path(self.path)])
 
     def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task | Reject]:
         """Tasks with a `scene`, objects with places where the file has image sizes.

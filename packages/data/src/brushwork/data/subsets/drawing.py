@@ -72,6 +72,11 @@ class Drawing:
                 raise Unfit(f"the prompt cannot be read: {error}") from error
         if scene is None or not scene.objects:
             raise Unfit("the prompt has no scene graph")
+        if self.world is not None and any(one.x is None for one in scene.objects):
+            raise ValueError(
+                f"the scene of {task.prompt!r} has no places, as those of the embedded world have; for a corpus leave "
+                "the world out: '~world'"
+            )
         if self.world is not None:
             scene = related(self.world, scene, task.rng) if self.plan == "relational" else placed_only(scene)
         return expand(scene, self.max_images)
@@ -94,7 +99,7 @@ class Drawing:
         try:
             return self.rewrite(command) if self.rewrite else command
         except RuntimeError as error:  # such as ChatError, whose module is an extra
-            raise Unfit(f"the rewriter failed: {error}", command=command) from error
+            raise Unfit(f"the rewriter failed: {error}", transient=True, command=command) from error
 
     def description(self, scene: SceneGraph) -> str:
         """The scene in words; in the embedded world relations are said once, when they are used."""
@@ -110,12 +115,20 @@ class Drawing:
             Unfit: the judge does not find the description in it, or cannot judge.
         """
         drawn = self.edit(image, plan.instruction, scene, task)
-        verdict = self.judge(plan.description, drawn) if self.judge else None
-        if isinstance(verdict, JudgeFailure):
-            raise Unfit(f"the judge failed: {verdict.reason}", judge=verdict.judge)
-        if verdict is not None and not verdict.passed:
-            raise Unfit(f"a draft does not show its plan: {verdict.reason}", judge=verdict.judge, plan=plan.description)
+        self.check(plan.description, drawn)
         return drawn
+
+    def check(self, description: str, image: Image) -> None:
+        """Asks the judge, if there is one.
+
+        Raises:
+            Unfit: it does not find the description in the picture, or cannot judge.
+        """
+        verdict = self.judge(description, image) if self.judge else None
+        if isinstance(verdict, JudgeFailure):
+            raise Unfit(f"the judge failed: {verdict.reason}", transient=True, judge=verdict.judge)
+        if verdict is not None and not verdict.passed:
+            raise Unfit(f"a draft does not show its plan: {verdict.reason}", judge=verdict.judge, plan=description)
 
     def edit(self, image: Image | None, command: str, scene: SceneGraph, task: Task) -> Image:
         """What the editor makes of a picture, unjudged."""

@@ -67,45 +67,49 @@ def corrected(
 ) -> SceneGraph:
     """The planned scene with all of `diff(prompt, plan)` set right; what the prompt leaves open is drawn."""
     objects: list[SceneObject | None] = list(plan.objects)
-    relations, added = list(plan.relations), []
+    added = [_colored(world, one.wanted, rng) for one in wrong if one.seen is None and one.wanted is not None]
+    moved: list[tuple[int, Discrepancy]] = []
     for one in wrong:
-        at = objects.index(one.seen) if one.seen in objects else None
-        if one.seen is None:
-            assert one.wanted is not None
-            added.append(replace(one.wanted, color=one.wanted.color or pick(world.colors, rng)))
-        elif at is None:
-            continue  # set right before
-        elif one.kind in ("extra", "count"):
+        at = next((i for i, planned in enumerate(plan.objects) if planned is one.seen and objects[i]), None)
+        before = objects[at] if at is not None else None
+        if at is None or before is None:
+            continue  # missing, hence added
+        if one.kind in ("extra", "count"):
             objects[at] = None
-        elif one.kind == "color":
-            assert one.wanted is not None
-            objects[at] = replace(one.seen, color=one.wanted.color)
-        elif one.kind == "shape":
-            assert one.wanted is not None
-            objects[at] = replace(one.seen, name=one.wanted.name)
-        else:  # a place: whatever was said of this object's place gives way
-            objects[at] = replace(one.seen, x=None, y=None)
-            relations = [said for said in relations if at not in (said.subject, said.object)]
-            reference = next((i for i, other in enumerate(plan.objects) if _is(one.reference, other)), None)
-            if one.predicate and reference is not None and reference != at:
-                relations.append(Relation(subject=at, predicate=one.predicate, object=reference))
-    kept = [index for index, one in enumerate(objects) if one is not None]
+        elif one.kind == "color" and one.wanted is not None:
+            objects[at] = replace(before, color=one.wanted.color)
+        elif one.kind == "shape" and one.wanted is not None:
+            objects[at] = replace(before, name=one.wanted.name)
+        else:
+            objects[at] = replace(before, x=None, y=None)
+            moved.append((at, one))
+    everything = [*objects, *added]
+    gone = {at for at, _ in moved}  # whatever was said of the place of what is moved gives way
+    relations = [one for one in plan.relations if not gone & {one.subject, one.object}]
+    for at, one in moved:
+        reference = next((i for i, other in enumerate(everything) if i != at and _is(one.reference, other)), None)
+        if one.predicate and reference is not None:
+            relations.append(Relation(subject=at, predicate=one.predicate, object=reference))
+    kept = [index for index, one in enumerate(everything) if one is not None]
     place = {index: number for number, index in enumerate(kept)}
     said = tuple(
         Relation(subject=place[one.subject], predicate=one.predicate, object=place[one.object])
         for one in dict.fromkeys(relations)
         if one.subject in place and one.object in place
     )
-    left = tuple(one for one in objects if one is not None)
-    return SceneGraph(objects=(*left, *added), relations=said)
+    return SceneGraph(objects=tuple(one for one in everything if one is not None), relations=said)
 
 
-def _is(asked: SceneObject | None, one: SceneObject) -> bool:
-    return asked is not None and asked.name == one.name and asked.color in (None, one.color)
+def _colored(world: ShapesWorld, one: SceneObject, rng: np.random.Generator) -> SceneObject:
+    return replace(one, color=one.color or pick(world.colors, rng))
+
+
+def _is(asked: SceneObject | None, one: SceneObject | None) -> bool:
+    return asked is not None and one is not None and asked.name == one.name and asked.color in (None, one.color)
 
 
 def arranged(
-    world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np.random.Generator, *, split: str
+    world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np.random.Generator, *, split: str, finished: bool
 ) -> SceneGraph | None:
     """Places for a planned scene that satisfy it; things stay in the cells where a draft has them, if that is possible.
 
@@ -116,6 +120,7 @@ def arranged(
             shape.
         rng: source of all randomness.
         split: the scene shows nothing that is held out of this split.
+        finished: the scene is the end of a drawing, see `ShapesWorld.admits`.
 
     Returns:
         None where no draw found a scene that the plan describes and the split may show.
@@ -134,7 +139,7 @@ def arranged(
             objects.append(world.place(one, kept[index] if index in kept else pick(free, rng), rng))
         scene = SceneGraph(objects=tuple(objects), relations=plan.relations)
         fits = not diff(plan, scene, tolerance=0.5 / world.grid)
-        if fits and world.admits(scene, split, finished=False):
+        if fits and world.admits(scene, split, finished=finished):
             return scene
     return None
 
