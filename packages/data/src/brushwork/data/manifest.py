@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from brushwork.data.index import FORMAT, write_atomically
@@ -127,7 +128,9 @@ def claim(out: Path, config: dict[str, Any]) -> None:
     """
     del config["out"]  # wherever the folder lies, it is the same build
     config |= json.loads(json.dumps(config))
-    path, built = out / "build.json", any(out.glob("*.tar"))
+    path = out / "build.json"
+    reports = [ShardReport.read(shard) for shard in out.glob("*.tar")]
+    built = any(one is None or one.samples for one in reports)  # shards in which there is nothing bind nobody
     if built and path.exists() and (other := json.loads(path.read_bytes())) != config:
         differing = ", ".join(differences(config, other))
         raise ValueError(f"{out} holds a build that differs in {differing}; choose another out= or remove the folder")
@@ -179,7 +182,8 @@ def _total(reports: Sequence[ShardReport]) -> dict[str, Any]:
 
 def statistics_table(manifest: Mapping[str, Any]) -> Table:
     """The statistics of a build, those of the paper's subset of the same name below it."""
-    table = Table("split", "samples", "words a prompt", "images a sample", "most", "positive", "negative", "rejected")
+    heads = ("", "samples", "words a prompt", "images a sample", "most", "positive", "negative", "rejected")
+    table = Table(*heads, box=SIMPLE, pad_edge=False)
     names: set[str] = set()
     for split, found in manifest["splits"].items():
         count, labels = max(found["samples"], 1), found["labels"]

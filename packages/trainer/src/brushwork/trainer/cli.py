@@ -74,6 +74,10 @@ def run(verb: str, argv: list[str]) -> None:
         if wants_traceback == "1":
             raise
         fail(spelling.explain(error, verb, argv[1:]), code=2)
+    except OSError as error:  # `out` cannot be written
+        if wants_traceback == "1":
+            raise
+        fail(str(error), code=1)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
