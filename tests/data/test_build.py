@@ -215,7 +215,9 @@ def test_the_files_of_a_build_that_is_at_work_are_left_alone(tmp_path):
 def test_a_folder_without_shards_may_be_claimed_anew(tmp_path):
     with pytest.raises(ValueError, match="labels a sample None"):
         run(tmp_path, positives=0.5)
-    run(tmp_path)
+    with pytest.raises(ValueError, match="not one sample could be built, most often because unreadable"):
+        run(tmp_path, noted, Corpus(prompts=("bad",) * 9), world=None)
+    assert run(tmp_path)["splits"]["train"]["samples"] == 14
 
 
 def test_a_changed_corpus_is_noticed(tmp_path):

@@ -131,9 +131,12 @@ def claim(out: Path, config: dict[str, Any]) -> None:
     path = out / "build.json"
     reports = [ShardReport.read(shard) for shard in out.glob("*.tar")]
     built = any(one is None or one.samples for one in reports)  # shards in which there is nothing bind nobody
-    if built and path.exists() and (other := json.loads(path.read_bytes())) != config:
-        differing = ", ".join(differences(config, other))
-        raise ValueError(f"{out} holds a build that differs in {differing}; choose another out= or remove the folder")
+    if path.exists() and (other := json.loads(path.read_bytes())) != config:
+        if built:
+            what = ", ".join(differences(config, other))
+            raise ValueError(f"{out} holds a build that differs in {what}; choose another out= or remove the folder")
+        for leftover in (one for shard in out.glob("*.tar") for one in out.glob(f"{shard.stem}.*")):
+            leftover.unlink()
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.tmp"):  # what a killed build was writing
         if not _lives(leftover.name.split(".")[-2]):

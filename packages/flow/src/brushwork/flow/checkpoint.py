@@ -196,8 +196,11 @@ def weights_fingerprint(source: str | Path) -> str:
 
     A hash of the file's size and of up to 512 evenly spread pieces of 64 KiB, which is quick for any model and meets
     every matrix of it.
+
+    Raises:
+        FileNotFoundError: no such model folder.
     """
-    path, piece = _resolve(source) / WEIGHTS, 1 << 16
+    path, piece = _file(_resolve(source), WEIGHTS), 1 << 16
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -227,14 +230,21 @@ def _resolve(source: str | Path) -> Path:
         raise FileNotFoundError(f"{missing}: {str(error).splitlines()[0]}") from error
 
 
-def _shapes(folder: Path, name: str) -> Shapes:
-    """Shapes by name of a safetensors file; nothing else of it is read."""
+def _file(folder: Path, name: str) -> Path:
+    """A file of a model folder; FileNotFoundError where it is missing."""
     if not (folder / name).is_file():
         raise FileNotFoundError(
             f"{folder} is no model folder: {name} is missing; "
             "expected what `lightning fit` writes, or a published BAGEL"
         )
-    return _opened(folder / name, lambda file: {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
+    return folder / name
+
+
+def _shapes(folder: Path, name: str) -> Shapes:
+    """Shapes by name of a safetensors file; nothing else of it is read."""
+    return _opened(
+        _file(folder, name), lambda file: {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    )  # noqa: SIM118
 
 
 def _opened(path: Path, use: Callable[[Any], Any]) -> Any:

@@ -28,9 +28,7 @@ class ShapesSource:
     def __post_init__(self) -> None:
         """Raises ValueError where the config has left the world out."""
         if not isinstance(self.world, ShapesWorld):
-            raise ValueError(
-                "source=shapes needs the embedded world: leave '~world' away, or choose a corpus"
-            )
+            raise ValueError("source=shapes needs the embedded world: leave '~world' away, or choose a corpus")
 
     def __call__(self, split: str, part: int, parts: int, seed: int) -> Iterator[Task]:
         """Tasks without end; the scenes have colours and places, see `ShapesWorld.sample`."""
