@@ -242,9 +242,8 @@ def _file(folder: Path, name: str) -> Path:
 
 def _shapes(folder: Path, name: str) -> Shapes:
     """Shapes by name of a safetensors file; nothing else of it is read."""
-    return _opened(
-        _file(folder, name), lambda file: {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    )  # noqa: SIM118
+    path = _file(folder, name)
+    return _opened(path, lambda file: {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
 
 
 def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
