@@ -76,9 +76,8 @@ class PackedStream(IterableDataset):
             group.append(refs)
             if len(group) == ranks or after is None:
                 if step % workers == worker and rank < len(group):
-                    own, *others = [group[rank], *(refs for refs in group if refs is not group[rank])]
-                    samples = self._samples(own) or next(filter(None, map(self._samples, others)), [])
-                    if samples:
+                    candidates = map(self._samples, group[rank:] + group[:rank])  # its own, else a neighbour's
+                    if samples := next(filter(None, candidates), None):
                         batch = pack(samples, self.segmenter.vocabulary.control)
                         yield replace(batch, cursor=after, set_aside=dict(self.set_aside))
                 step, group = step + 1, []
