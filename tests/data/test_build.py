@@ -1,5 +1,6 @@
 """The build: what it writes, that it can be killed, that no process changes a byte, that nothing is lost."""
 
+import io
 import itertools
 import json
 import os
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from brushwork.critic.verdict import JudgeFailure, Verdict
 from brushwork.data.build import build
 from brushwork.data.executors import LocalExecutor
+from brushwork.data.manifest import statistics_table
 from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.data.sources.jsonl import JsonlSource
 from brushwork.data.sources.shapes import ShapesSource
@@ -82,6 +85,28 @@ def test_the_manifest_counts_what_is_there(built):
         assert found["words"] == sum(len(one.prompt.split()) for one in samples)
         assert found["kinds"] == Counter(one.meta["kind"] for one in samples)
         assert not found["rejected"] and not found["missing"]
+
+
+def test_the_table_sets_a_build_beside_the_paper(tmp_path):
+    subset = partial(planted_alignment, drawing=shapes_drawing(WORLD))
+    manifest = run(tmp_path, subset, num_samples={"train": 9}, positives=1 / 3)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(statistics_table(manifest))
+    rows = [line.split() for line in console.export_text().splitlines()]
+    (ours,) = [row for row in rows if row[:1] == ["train"]]
+    (paper,) = [row for row in rows if row[:2] == ["paper,", "alignment"]]
+    found = manifest["splits"]["train"]
+    assert ours == [
+        "train",
+        "9",
+        f"{found['words'] / 9:.1f}",
+        f"{found['images'] / 9:.2f}",
+        str(found["most_images"]),
+        "3",
+        "6",
+        "0",
+    ]
+    assert paper == ["paper,", "alignment", "15,000", "5,000", "10,000"]
 
 
 def test_the_bytes_do_not_depend_on_processes_or_batches(built, tmp_path):

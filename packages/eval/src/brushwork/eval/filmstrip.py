@@ -37,7 +37,8 @@ def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:
             draw_outcome(pen, strip.outcome, left + tile, top, colour)
         if frame.draft.inspection is not None:
             pen.text((left, top + tile + 10), "inspect", FAINT, small)
-            check = wrapped(frame.draft.inspection.draft_check, tile, pen, font)
+            said = (frame.draft.inspection.plan_check, frame.draft.inspection.draft_check)
+            check = wrapped(" · ".join(filter(None, said)), tile, pen, font)
             pen.multiline_text((left, top + tile + 26), check, INK, font)
     return sheet
 
