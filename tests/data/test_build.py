@@ -23,7 +23,7 @@ from rich.console import Console
 from brushwork.critic.verdict import JudgeFailure, Verdict
 from brushwork.data.build import build
 from brushwork.data.executors import LocalExecutor
-from brushwork.data.manifest import statistics_table
+from brushwork.data.manifest import claim, statistics_table
 from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.data.sources.jsonl import JsonlSource
 from brushwork.data.sources.shapes import ShapesSource
@@ -141,7 +141,7 @@ def test_a_build_that_failed_goes_on_and_ends_in_the_same_bytes(built, tmp_path,
     mortal.lives, mortal.calls = 100, 0
     run(tmp_path, subset)
     assert mortal.calls == left, "complete shards are not built again"
-    shards = [name for name in contents(built) if name.startswith(("train", "val"))]
+    shards = [name for name in contents(built) if name.endswith((".tar", ".index.json", ".rejects.jsonl"))]
     assert all(contents(tmp_path)[name] == contents(built)[name] for name in shards)
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -214,7 +214,11 @@ def test_what_an_endpoint_that_was_down_left_out_is_made_when_it_is_up(tmp_path)
     up = []
 
     def judge(prompt, image):
-        return Verdict(passed=True, score=1.0, reason="", judge="j") if up else JudgeFailure(reason="down", judge="j")
+        return (
+            Verdict(passed=True, score=1.0, reason="", judge="j")
+            if up
+            else JudgeFailure(reason="down", judge="j", transient=True)
+        )
 
     subset = partial(multi_turn, drawing=shapes_drawing(WORLD, judge=judge))
     source = Few(world=WORLD)
@@ -222,6 +226,34 @@ def test_what_an_endpoint_that_was_down_left_out_is_made_when_it_is_up(tmp_path)
         run(tmp_path, subset, source, num_samples={"train": 4})
     up.append(True)
     assert run(tmp_path, subset, source, num_samples={"train": 4})["splits"]["train"]["samples"] == 4
+
+
+def test_a_second_outage_takes_nothing_away(tmp_path):
+    calls = itertools.count()
+    limit = [10]
+
+    def judge(prompt, image):
+        if next(calls) < limit[0]:
+            return Verdict(passed=True, score=1.0, reason="", judge="j")
+        return JudgeFailure(reason="down", judge="j", transient=True)
+
+    subset = partial(multi_turn, drawing=shapes_drawing(WORLD, judge=judge))
+    run(tmp_path, subset, Few(world=WORLD), num_samples={"train": 8})
+    before = contents(tmp_path)
+    limit[0] = next(calls) + 1
+    run(tmp_path, subset, Few(world=WORLD), num_samples={"train": 8})
+    assert contents(tmp_path) == before
+    limit[0] = 1000
+    assert run(tmp_path, subset, Few(world=WORLD), num_samples={"train": 8})["splits"]["train"]["samples"] == 8
+
+
+def test_two_different_builds_do_not_share_a_folder(tmp_path):
+    with claim(tmp_path, {"out": "", "seed": 1}):
+        (tmp_path / ".at-work").write_text(str(os.getppid()))  # somebody else's, who has made no shard yet
+        with pytest.raises(ValueError, match=r"differs in seed \(1 there\)"), claim(tmp_path, {"out": "", "seed": 2}):
+            pass
+    with claim(tmp_path, {"out": "", "seed": 2}):
+        pass
 
 
 class Few(ShapesSource):

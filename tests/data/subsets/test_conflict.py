@@ -214,6 +214,44 @@ def test_a_correction_may_refer_to_what_is_corrected_as_well():
     assert not diff(parse_scene("a square left of a ring"), shown)
 
 
+def test_only_what_the_refinement_names_is_moved():
+    for seed in range(8):
+        wrong = step(
+            "add a blue cross above the red ring",
+            "a red ring and a blue cross",
+            "a red ring at c2 and a blue cross at c4",
+        )
+        trace = Traces({"a blue cross above a red ring": [RIGHT[0], wrong]})
+        subset = SampledConflicts(sampler=lambda trace=trace: trace, critic=OraclePlanCritic(), drawing=DRAWING)
+        (made,) = subset([task("a blue cross above a red ring", seed)])
+        before, after = (WORLD.detect(draft.image) for draft in made.steps[1].drafts)
+        assert made.steps[1].drafts[0].inspection.refine == "move the blue cross above the red ring"
+        assert next(o for o in before.objects if o.name == "ring") == next(o for o in after.objects if o.name == "ring")
+
+
+@pytest.mark.parametrize("shown", ["a red cross at b2", ""])
+def test_a_plan_that_leaves_a_colour_open_is_mended_in_some_colour(shown):
+    blank = Draft(image=WORLD.render(SceneGraph(objects=())))
+    drawn = (
+        step("add a triangle", "a triangle", shown)
+        if shown
+        else Step(plan=Plan(instruction="add a triangle", description="a triangle"), drafts=(blank,))
+    )
+    (made,) = sampled("a triangle", drawn)
+    assert [one.name for one in WORLD.detect(made.final_image).objects] == ["triangle"]
+
+
+def test_a_trace_that_lacks_the_object_of_a_relation_gets_both():
+    (made,) = sampled("a ring below a cross", step("add a purple ring", "a purple ring", "a purple ring at c3"))[-1:]
+    assert made.finished and not diff(parse_scene("a ring below a cross"), WORLD.detect(made.final_image))
+
+
+def test_a_plan_that_rambles_on_is_no_plan():
+    many = " and ".join(f"a red {name}" for name in ("ring", "cross") * 9)
+    (made,) = sampled("a ring", step("add a red ring", many, "a red ring at a1"))
+    assert made.reason.startswith("the judge failed: too many things") and not made.transient
+
+
 def test_nothing_is_lost_silently():
     subset = SampledConflicts(
         sampler=lambda: Traces({"a ring": [step("", "a banana", "a red ring at a1")], "a cross": []}),
@@ -232,7 +270,8 @@ def test_without_a_world_a_judge_looks_and_the_editor_mends():
     edited = np.full((32, 32, 3), 7, np.uint8)
 
     def judge(prompt, image):
-        return Verdict(passed="ring" in prompt, score=1.0, reason="no ring" if "ring" not in prompt else "", judge="j")
+        seen = "ring" in prompt or bool((image == edited).all())
+        return Verdict(passed=seen, score=1.0, reason="" if seen else "no ring", judge="j")
 
     drawing = Drawing(editor=lambda image, instruction, *, target, seed: edited, judge=judge)
     verdict = PlanVerdict(step=1, analysis="The cat is asked for.", refine="Turn the dog into a cat.", judge="j")
@@ -241,7 +280,8 @@ def test_without_a_world_a_judge_looks_and_the_editor_mends():
     assert not first.flawed and wrong.flawed and not mended.flawed and (mended.image == edited).all()
     assert first.inspection.plan_check == PLAN_ACCEPTED and mended.inspection is None and not made.finished
     assert wrong.inspection == Inspection(plan_check="The cat is asked for.", refine="Turn the dog into a cat.")
-    failing = sampled("a cat", RIGHT[0], drawing=drawing, critic=lambda p, q: JudgeFailure(reason="down", judge="j"))
+    down = JudgeFailure(reason="down", judge="j", transient=True)
+    failing = sampled("a cat", RIGHT[0], drawing=drawing, critic=lambda prompt, plans: down)
     assert failing[0].reason == "the judge failed: down" and failing[0].transient
     cat = step("add a cat", "a cat", "a red ring at a1")
     fits = PlanVerdict(step=None, analysis="", refine="", judge="j")

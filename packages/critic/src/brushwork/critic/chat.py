@@ -33,8 +33,16 @@ OPERATIONAL = {"setting": False}
 """Metadata of fields that change no answer: a build goes on with other ones."""
 
 
+_REFUSED = "the model refused"
+
+
 class ChatError(RuntimeError):
     """There is no answer; the text says why, its first clause (up to a colon) in words that can be counted by."""
+
+    @property
+    def transient(self) -> bool:
+        """Whether another try may go better: a refusal is an answer."""
+        return not str(self).startswith(_REFUSED)
 
 
 class _UnusableAnswer(Exception):
@@ -212,7 +220,7 @@ class _Session:
             self.count(**completion.usage.model_dump())
         choice = completion.choices[0] if completion.choices else _Choice()
         if choice.message.refusal or choice.finish_reason == "content_filter":
-            raise ChatError(f"the model refused: {choice.message.refusal or 'content filter'}")
+            raise ChatError(f"{_REFUSED}: {choice.message.refusal or 'content filter'}")
         try:
             return schema.model_validate_json(choice.message.content or "")
         except ValidationError as error:

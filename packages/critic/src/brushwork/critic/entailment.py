@@ -37,8 +37,8 @@ def planned_scene(plans: Sequence[Plan], parse: Callable[[str], SceneGraph] = pa
         ValueError: the last description cannot be read.
     """
     said: list[_Said] = []
-    for plan in plans:
-        said = _replayed(plan.instruction, said, parse)
+    for command in (command for plan in plans for command in _COMMAND.split(plan.instruction)):
+        said = _replayed(command, said, parse)
     objects = parse(plans[-1].description).objects
     places: dict[str, list[int]] = {}
     for index, one in enumerate(objects):
@@ -46,24 +46,25 @@ def planned_scene(plans: Sequence[Plan], parse: Callable[[str], SceneGraph] = pa
     relations = [
         Relation(subject=places[one][0], predicate=predicate, object=places[other][0])
         for one, predicate, other in dict.fromkeys(said)
-        if len(places.get(one, ())) == len(places.get(other, ())) == 1
+        if one != other and len(places.get(one, ())) == len(places.get(other, ())) == 1
     ]
     return SceneGraph(objects=objects, relations=tuple(relations))
 
 
+_COMMAND = re.compile(r" and (?=(?:add|make|remove|replace) )")
 _Said = tuple[str, str, str]
 """Noun, predicate, noun."""
 
 
-def _replayed(instruction: str, said: list[_Said], parse: Callable[[str], SceneGraph]) -> list[_Said]:
-    """What has been said after one more instruction."""
-    if found := re.fullmatch(r"remove the (.+)", instruction):
+def _replayed(command: str, said: list[_Said], parse: Callable[[str], SceneGraph]) -> list[_Said]:
+    """What has been said after one more command."""
+    if found := re.fullmatch(r"remove the (.+)", command):
         return [one for one in said if found[1] not in (one[0], one[2])]
-    if found := re.fullmatch(r"replace the (.+) with an? (.+)", instruction):
+    if found := re.fullmatch(r"replace the (.+) with an? (.+)", command):
         return _renamed(said, found[1], found[2])
-    if found := re.fullmatch(r"make the (.+) (\S+)", instruction):  # its colour is what changes
+    if found := re.fullmatch(r"make the (.+) (\S+)", command):  # its colour is what changes
         return _renamed(said, found[1], f"{found[2]} {found[1].split()[-1]}")
-    words = ["a" if word == "the" else word for word in instruction.split()]
+    words = ["a" if word == "the" else word for word in command.split()]
     try:
         scene = parse(" ".join(words[1:] if words[:1] == ["add"] else words))
     except ValueError:

@@ -26,10 +26,17 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeFailure:
-    """A judge could not judge (unreadable prompt, endpoint down): to be counted apart, never as a score of zero."""
+    """A judge could not judge (unreadable prompt, endpoint down): to be counted apart, never as a score of zero.
+
+    Attributes:
+        reason: why, for people; its first clause (up to a colon) can be counted by.
+        judge: name and version of the judge.
+        transient: another try may go better, as where an endpoint was down.
+    """
 
     reason: str
     judge: str
+    transient: bool = False
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,24 @@ class Job:
     max_tries: int
     picture_format: str
     benchmarks: BenchmarkPrompts
+    digest: str = field(default="", metadata={"setting": False})
 
     def __call__(self, item: tuple[str, int]) -> ShardReport:
         """Makes the shard of a split and number, unless it is there, and reports what it holds."""
         split, number = item
         shard = shard_path(self.out, split, number)
         done = ShardReport.read(shard)
-        if done is not None and done.final and _is_whole(shard, done.samples):
+        if done is not None and (done.digest != self.digest or not _is_whole(shard, done.samples)):
+            done = None
+        if done is not None and done.final:
             return done
-        report = ShardReport(split=split, number=number)
+        report = ShardReport(split=split, number=number, digest=self.digest)
         rejects: list[Reject] = []
-        write_members(self._samples(split, number, report, rejects), shard)
+        try:
+            write_members(self._samples(split, number, report, rejects, at_least=done.samples if done else 0), shard)
+        except _Fewer:
+            assert done is not None, "nothing is fewer than none"
+            return done
         lines = (
             json.dumps({"prompt": one.prompt, "reason": one.reason, **one.detail}, ensure_ascii=False) + "\n"
             for one in rejects
@@ -70,9 +77,9 @@ class Job:
         return -(-self.num_samples[split] // self.samples_per_shard)
 
     def _samples(
-        self, split: str, number: int, report: ShardReport, rejects: list[Reject]
+        self, split: str, number: int, report: ShardReport, rejects: list[Reject], *, at_least: int
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Key and members of each sample of a shard."""
+        """Key and members of each sample of a shard; raises _Fewer where the shard that is there holds more."""
         left = self._quota(split, number)
         for outcome in self._outcomes(split, number, sum(left.values())):
             if isinstance(outcome, Reject):
@@ -91,6 +98,8 @@ class Job:
             if not any(left.values()):
                 break
         report.missing = {label or "samples": count for label, count in left.items() if count}
+        if report.samples < at_least:
+            raise _Fewer
 
     def _quota(self, split: str, number: int) -> dict[str | None, int]:
         """How many samples of each label the shard is to hold; the shares come out right over the whole split."""
@@ -121,6 +130,10 @@ class Job:
             asked = [one for one in readable if one.prompt in self.benchmarks]
             yield from (Reject(prompt=one.prompt, reason="a benchmark asks for it") for one in asked)
             yield from self.subset([one for one in readable if one.prompt not in self.benchmarks])
+
+
+class _Fewer(Exception):
+    """What can be made now, with a judge out of reach, is less than what is there."""
 
 
 def build(
@@ -183,13 +196,14 @@ def build(
     out = Path(out)
     job = Job(
         source=source, subset=subset, num_samples=dict(num_samples), out=out, seed=seed, positives=positives,
-        picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)), **numbers,
+        samples_per_shard=samples_per_shard, batch_size=batch_size, max_tries=max_tries,
+        picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)),
     )  # fmt: skip
     config = settings(job) | {"world": settings(world)}
-    claim(out, config)
-    if world is not None:
-        write_atomically(out / "words.json", json.dumps(world.words()).encode())
-    reports = _run(job, executor or LocalExecutor())
+    with claim(out, config) as digest:
+        if world is not None:
+            write_atomically(out / "words.json", json.dumps(world.words()).encode())
+        reports = _run(replace(job, digest=digest), executor or LocalExecutor())
     if not any(one.samples for one in reports):
         reasons = sum((one.rejected for one in reports), Counter()).most_common(1)
         why = f"most often because {reasons[0][0]}" if reasons else "the source has no tasks"

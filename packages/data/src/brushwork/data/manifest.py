@@ -1,10 +1,12 @@
 """What a build says of itself: its settings, a report for each shard, the manifest and the table of statistics."""
 
 import functools
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +40,7 @@ class ShardReport:
         surplus: samples made and not needed, since their class was full.
         missing: label (or "samples") to number that could not be reached.
         transient: rejects that another try may not meet.
+        digest: of the settings of the build.
     """
 
     split: str
@@ -53,6 +56,7 @@ class ShardReport:
     surplus: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     transient: int = 0
+    digest: str = ""
 
     @property
     def final(self) -> bool:
@@ -120,28 +124,44 @@ def _name(thing: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def claim(out: Path, config: dict[str, Any]) -> None:
-    """Marks the folder as this build's.
+@contextmanager
+def claim(out: Path, config: dict[str, Any]) -> Iterator[str]:
+    """Marks the folder as this build's while it is at work; gives a digest of its settings.
 
     Raises:
-        ValueError: it holds shards of another one.
+        ValueError: it holds shards of another build, or another one is at work in it.
     """
     del config["out"]  # wherever the folder lies, it is the same build
-    config |= json.loads(json.dumps(config))
-    path = out / "build.json"
-    reports = [ShardReport.read(shard) for shard in out.glob("*.tar")]
-    built = any(one is None or one.samples for one in reports)  # shards in which there is nothing bind nobody
-    if path.exists() and (other := json.loads(path.read_bytes())) != config:
-        if built:
+    text = json.dumps(config, indent=1)
+    config |= json.loads(text)
+    digest, path, mark = hashlib.sha256(text.encode()).hexdigest()[:16], out / "build.json", out / ".at-work"
+    other = _read(path)
+    if other is not None and other != config:
+        reports = [ShardReport.read(shard) for shard in out.glob("*.tar")]
+        built = any(one is None or one.samples for one in reports)  # shards in which there is nothing bind nobody
+        if built or (mark.exists() and _lives(mark.read_text())):
             what = ", ".join(differences(config, other))
             raise ValueError(f"{out} holds a build that differs in {what}; choose another out= or remove the folder")
-        for leftover in (one for shard in out.glob("*.tar") for one in out.glob(f"{shard.stem}.*")):
-            leftover.unlink()
+        for leftover in (*out.glob("*.tar"), *out.glob("*-[0-9]*.json*"), out / "manifest.json", out / "words.json"):
+            leftover.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.tmp"):  # what a killed build was writing
         if not _lives(leftover.name.split(".")[-2]):
             leftover.unlink(missing_ok=True)
-    write_atomically(path, json.dumps(config, indent=1).encode())
+    write_atomically(path, text.encode())
+    mark.write_text(str(os.getpid()))
+    try:
+        yield digest
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file holds; None where there is none that can be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def differences(one: Any, other: Any, at: str = "") -> Iterator[str]:

@@ -108,7 +108,7 @@ class LLMJudge:
         try:
             answer = self.chat.ask(_JudgeAnswer, _JUDGE, _data(prompt=prompt), [image])
         except ChatError as error:
-            return JudgeFailure(reason=str(error), judge=self.name)
+            return JudgeFailure(reason=str(error), judge=self.name, transient=error.transient)
         return Verdict(passed=answer.passed, score=answer.score, reason=answer.reason, judge=self.name)
 
 
@@ -140,7 +140,7 @@ class LLMInspector:
             question = _data(description=description, remarks=reflection)
             answer = self.chat.ask(_InspectorAnswer, _INSPECTOR, question, [image])
         except ChatError as error:
-            return JudgeFailure(reason=str(error), judge=self.name)
+            return JudgeFailure(reason=str(error), judge=self.name, transient=error.transient)
         return Inspection(draft_check=answer.draft_check, refine=answer.refine.strip())
 
 
@@ -188,7 +188,7 @@ class LLMPlanCritic:
         try:
             answer = self.chat.ask(_plan_answer(len(plans)), _PLAN_CRITIC, _data(prompt=prompt, steps=steps))
         except ChatError as error:
-            return JudgeFailure(reason=str(error), judge=self.name)
+            return JudgeFailure(reason=str(error), judge=self.name, transient=error.transient)
         return PlanVerdict(step=answer.step, analysis=answer.analysis, refine=answer.refine.strip(), judge=self.name)
 
 

@@ -9,6 +9,9 @@ from brushwork.critic.scene import GRID, SceneGraph, diff, parse_scene
 from brushwork.critic.verdict import JudgeFailure, PlanVerdict, Verdict
 from brushwork.tokens.trajectory import Image, Plan
 
+MAX_THINGS = 12
+"""A plan that rambles on would be compared for minutes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OracleJudge:
@@ -67,6 +70,8 @@ class OraclePlanCritic:
             scenes = [planned_scene(plans[: end + 1], self.parse) for end in range(len(plans))]
         except ValueError as error:
             return JudgeFailure(reason=str(error), judge=self.name)
+        if (most := max(len(scene.objects) for scene in scenes)) > MAX_THINGS:
+            return JudgeFailure(reason=f"too many things: a plan of {most} cannot be compared", judge=self.name)
         last = len(plans) - 1
         wrong = [
             set(contradictions(wanted, scene, finished=number == last, grid=self.grid))
@@ -78,6 +83,6 @@ class OraclePlanCritic:
         step = last
         while step and wrong[step - 1] & wrong[-1]:
             step -= 1
-        found = list(contradictions(wanted, scenes[step], finished=step == last, grid=self.grid))
-        analysis, refine = plan_feedback([one for one in found if one in wrong[-1]])
+        found = contradictions(wanted, scenes[step], finished=step == last, grid=self.grid)
+        analysis, refine = plan_feedback(found, grid=self.grid)
         return PlanVerdict(step=step, analysis=analysis, refine=refine, judge=self.name)

@@ -72,7 +72,7 @@ def _reflected(inspect: Inspector | None, positives: float, task: Task) -> Traje
         return trajectory(task, [Step(plan=plan, drafts=(good,))], "alignment", label="positive")
     said = inspect(task.prompt, task.pair.bad, task.pair.reflection) if inspect else _verbatim(task.pair.reflection)
     if isinstance(said, JudgeFailure):
-        raise Unfit(f"the inspector failed: {said.reason}", transient=True, judge=said.judge)
+        raise Unfit(f"the inspector failed: {said.reason}", transient=said.transient, judge=said.judge)
     if said.accepts:
         raise Unfit("the inspector finds nothing wrong with the bad picture")
     bad = Draft(image=task.pair.bad, inspection=said, flawed=True)

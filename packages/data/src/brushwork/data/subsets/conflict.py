@@ -83,7 +83,7 @@ class SampledConflicts:
         verdict = self.critic(task.prompt, plans_of(steps))
         if isinstance(verdict, JudgeFailure):
             reason, detail = f"the judge failed: {verdict.reason}", {"plans": [str(plan) for plan in plans_of(steps)]}
-            return [Reject(prompt=task.prompt, reason=reason, detail=detail, transient=True)]
+            return [Reject(prompt=task.prompt, reason=reason, detail=detail, transient=verdict.transient)]
         if verdict.step is None:
             return [attempt(task, lambda task: self._positive(task, steps, len(steps), verdict))]
         right = self._fitting(task, steps, verdict.step)
@@ -113,7 +113,7 @@ class SampledConflicts:
         before = self._inspected(task, steps, verdict.step, finished=False)
         last = verdict.step + 1 == len(steps)
         if self.drawing.world is None:
-            step, finished = self._refined(task, steps[verdict.step], verdict), False
+            step, finished = self._refined(task, steps[verdict.step], verdict, last), False
         else:
             step, finished = self._corrected(task, self.drawing.world, steps[: verdict.step + 1], verdict, last), last
         return self._sample(task, [*before, step], "negative", finished, verdict)
@@ -164,7 +164,7 @@ class SampledConflicts:
         assert step.plan is not None, "checked when the trace was read"
         planned = planned_scene(plans_of(steps), world.parse)
         wrong = contradictions(wanted, planned, finished=last, grid=world.grid)
-        target = corrected(world, planned, wrong, task.rng)
+        target = corrected(world, wanted, planned, wrong, task.rng, finished=last)
         if contradictions(wanted, target, finished=last, grid=world.grid):
             raise Unfit("no correction of the plan fits the prompt")
         seen = self.drawing.inspect(target, step.drafts[-1].image)
@@ -189,13 +189,18 @@ class SampledConflicts:
         plan_check = PLAN_ACCEPTED if draft.inspection.plan_check else ""
         return Draft(image=image, inspection=replace(inspection, plan_check=plan_check))
 
-    def _refined(self, task: Task, step: Step, verdict: PlanVerdict) -> Step:
-        """The step that leaves the prompt, in a corpus: nobody has looked at the edited picture, nor accepts it."""
+    def _refined(self, task: Task, step: Step, verdict: PlanVerdict, last: bool) -> Step:
+        """The step that leaves the prompt, in a corpus.
+
+        Only at the end is it known what the edited picture has to show; before, it is not learnt, nor accepted.
+        """
         assert step.plan is not None, "checked when the trace was read"
         said = Inspection(plan_check=verdict.analysis, refine=verdict.refine)
         draft = replace(step.drafts[-1], inspection=said, flawed=True)
-        edited = Draft(image=self.drawing.edit(draft.image, verdict.refine, task.scene or EMPTY, task))
-        return Step(plan=replace(step.plan, flawed=True), drafts=(draft, edited))
+        image = self.drawing.edit(draft.image, verdict.refine, task.scene or EMPTY, task)
+        if last:
+            self.drawing.check(task.prompt, image)
+        return Step(plan=replace(step.plan, flawed=True), drafts=(draft, Draft(image=image, flawed=not last)))
 
 
 def _traces(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory | str]:

@@ -126,7 +126,7 @@ class Drawing:
         """
         verdict = self.judge(description, image) if self.judge else None
         if isinstance(verdict, JudgeFailure):
-            raise Unfit(f"the judge failed: {verdict.reason}", transient=True, judge=verdict.judge)
+            raise Unfit(f"the judge failed: {verdict.reason}", transient=verdict.transient, judge=verdict.judge)
         if verdict is not None and not verdict.passed:
             raise Unfit(f"a draft does not show its plan: {verdict.reason}", judge=verdict.judge, plan=description)
 

@@ -11,7 +11,7 @@ from brushwork.critic.scene import INVERSE, Discrepancy, Relation, SceneGraph, S
 from brushwork.data.augment import Operation
 from brushwork.data.worlds.shapes import ShapesWorld
 
-_DRAWS = 12
+_DRAWS, _STAYING = 12, 40
 T = TypeVar("T")
 
 
@@ -63,17 +63,31 @@ def _propose(
 
 
 def corrected(
-    world: ShapesWorld, plan: SceneGraph, wrong: tuple[Discrepancy, ...], rng: np.random.Generator
+    world: ShapesWorld,
+    wanted: SceneGraph,
+    plan: SceneGraph,
+    wrong: tuple[Discrepancy, ...],
+    rng: np.random.Generator,
+    *,
+    finished: bool,
 ) -> SceneGraph:
-    """The planned scene with all of `diff(prompt, plan)` set right; what the prompt leaves open is drawn."""
+    """The planned scene with all of `diff(wanted, plan)` set right; what the prompt leaves open is drawn.
+
+    Args:
+        world: whose colours are drawn.
+        wanted: what the prompt asks for.
+        plan: the planned scene.
+        wrong: the discrepancies between them.
+        rng: source of all randomness.
+        finished: the prompt's relations have to be said now.
+    """
     objects: list[SceneObject | None] = list(plan.objects)
-    added = [_colored(world, one.wanted, rng) for one in wrong if one.seen is None and one.wanted is not None]
     moved: list[tuple[int, Discrepancy]] = []
     for one in wrong:
         at = next((i for i, planned in enumerate(plan.objects) if planned is one.seen and objects[i]), None)
         before = objects[at] if at is not None else None
         if at is None or before is None:
-            continue  # missing, hence added
+            continue  # missing, hence added below
         if one.kind in ("extra", "count"):
             objects[at] = None
         elif one.kind == "color" and one.wanted is not None:
@@ -83,25 +97,41 @@ def corrected(
         else:
             objects[at] = replace(before, x=None, y=None)
             moved.append((at, one))
-    everything = [*objects, *added]
+    for one in wrong:
+        if one.seen is None and one.wanted is not None:
+            objects.append(_colored(world, one.wanted, objects, rng))
     gone = {at for at, _ in moved}  # whatever was said of the place of what is moved gives way
     relations = [one for one in plan.relations if not gone & {one.subject, one.object}]
     for at, one in moved:
-        reference = next((i for i, other in enumerate(everything) if i != at and _is(one.reference, other)), None)
+        reference = next((i for i, other in enumerate(objects) if i != at and _is(one.reference, other)), None)
         if one.predicate and reference is not None:
             relations.append(Relation(subject=at, predicate=one.predicate, object=reference))
-    kept = [index for index, one in enumerate(everything) if one is not None]
+    for asked in wanted.relations if finished else ():
+        subject, reference = (_place_of(wanted.objects[end], objects) for end in (asked.subject, asked.object))
+        said_already = any({one.subject, one.object} == {subject, reference} for one in relations)
+        if subject is not None and reference is not None and subject != reference and not said_already:
+            relations.append(Relation(subject=subject, predicate=asked.predicate, object=reference))
+    kept = [index for index, one in enumerate(objects) if one is not None]
     place = {index: number for number, index in enumerate(kept)}
     said = tuple(
         Relation(subject=place[one.subject], predicate=one.predicate, object=place[one.object])
         for one in dict.fromkeys(relations)
         if one.subject in place and one.object in place
     )
-    return SceneGraph(objects=tuple(one for one in everything if one is not None), relations=said)
+    return SceneGraph(objects=tuple(one for one in objects if one is not None), relations=said)
 
 
-def _colored(world: ShapesWorld, one: SceneObject, rng: np.random.Generator) -> SceneObject:
-    return replace(one, color=one.color or pick(world.colors, rng))
+def _place_of(asked: SceneObject, objects: Sequence[SceneObject | None]) -> int | None:
+    return next((index for index, one in enumerate(objects) if _is(asked, one)), None)
+
+
+def _colored(
+    world: ShapesWorld, one: SceneObject, others: Sequence[SceneObject | None], rng: np.random.Generator
+) -> SceneObject:
+    """The object with a colour, one that no other of its shape has if there is any left."""
+    taken = {other.color for other in others if other is not None and other.name == one.name}
+    free = [color for color in world.colors if color not in taken] or list(world.colors)
+    return replace(one, color=one.color or pick(free, rng))
 
 
 def _is(asked: SceneObject | None, one: SceneObject | None) -> bool:
@@ -125,23 +155,49 @@ def arranged(
     Returns:
         None where no draw found a scene that the plan describes and the split may show.
     """
+    if len(plan.objects) > world.grid**2:
+        return None
+    plan = _all_colored(world, plan, seen, rng)
+    found = diff(plan, seen, tolerance=0.5 / world.grid)
+    astray = {id(one.wanted) for one in found if one.kind in ("place", "missing", "count")}
     places = _cells_of_draft(world, plan, seen)
-    for draw in range(_DRAWS):
-        # More and more of the draft gives way: the plan may say that something stands elsewhere.
-        kept = {index: cell for index, cell in places.items() if draw == 0 or rng.random() * _DRAWS > draw}
-        objects = []
+    stay = {index: cell for index, cell in places.items() if id(plan.objects[index]) not in astray}
+    for draw in range(_STAYING + _DRAWS):
+        # First all stays that need not move; then more and more of the draft gives way.
+        gives_way = draw - _STAYING
+        kept = {i: cell for i, cell in stay.items() if gives_way < 0 or rng.random() * _DRAWS > gives_way}
+        objects: list[SceneObject] = []
         for index, one in enumerate(plan.objects):
             if one.x is not None:
                 objects.append(one)
                 continue
             settled = SceneGraph(objects=(*objects, *(other for other in plan.objects if other.x is not None)))
             free = [cell for cell in world.free_cells(settled) if cell not in kept.values()]
+            if index not in kept and not free:
+                break
             objects.append(world.place(one, kept[index] if index in kept else pick(free, rng), rng))
         scene = SceneGraph(objects=tuple(objects), relations=plan.relations)
-        fits = not diff(plan, scene, tolerance=0.5 / world.grid)
-        if fits and world.admits(scene, split, finished=finished):
+        whole = len(objects) == len(plan.objects)
+        if (
+            whole
+            and not diff(plan, scene, tolerance=0.5 / world.grid)
+            and world.admits(scene, split, finished=finished)
+        ):
             return scene
     return None
+
+
+def _all_colored(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np.random.Generator) -> SceneGraph:
+    """The plan with a colour for each object: that of its shape in the draft, else any that is free."""
+    objects: list[SceneObject] = []
+    for one in plan.objects:
+        like = next((other for other in seen.objects if one.color is None and other.name == one.name), None)
+        taken = (*plan.objects, *objects)
+        if like is not None and not any(other.noun == like.noun for other in taken):
+            objects.append(replace(one, color=like.color))
+        else:
+            objects.append(_colored(world, one, taken, rng))
+    return SceneGraph(objects=tuple(objects), relations=plan.relations)
 
 
 def _cells_of_draft(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph) -> dict[int, int]:
