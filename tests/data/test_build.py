@@ -184,6 +184,24 @@ def test_another_seed_gives_other_samples(built, tmp_path):
     assert contents(tmp_path)["train-00000.tar"] != contents(built)["train-00000.tar"]
 
 
+def test_a_split_can_be_left_out(tmp_path):
+    assert set(run(tmp_path, num_samples={"train": 2, "val": 0})["splits"]) == {"train"}
+
+
+def test_an_interrupted_build_ends_at_once_and_says_so(tmp_path):
+    """As a terminal interrupts: the parent and its processes alike."""
+    sizes = ["num_samples={train: 60000, val: 0}", "samples_per_shard=20000"]
+    command = [sys.executable, "-m", "brushwork.trainer", "build", *sizes, f"out={tmp_path}/b"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        until = time.monotonic() + 60
+        while not list(tmp_path.glob("b/.train*")) and time.monotonic() < until:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on where it stopped" in said
+    assert not list(tmp_path.glob("b/*.tar")), "no shard is waited for"
+
+
 def test_pictures_may_be_webp(tmp_path):
     run(tmp_path, num_samples={"train": 2}, picture_format="webp")
     sample = ShardFolder(tmp_path, "train")[0]
@@ -348,7 +366,13 @@ def test_a_folder_is_not_mixed_from_two_configurations(built, options, named):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_samples": {"training": 4}}, {"num_samples": {"train": 0}}, {"samples_per_shard": 0}, {"max_tries": 0}],
+    [
+        {"num_samples": {"training": 4}},
+        {"num_samples": {"train": 0, "val": None}},
+        {"num_samples": {"train": -1}},
+        {"samples_per_shard": 0},
+        {"max_tries": 0},
+    ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match="expected at least 1"):

@@ -139,7 +139,7 @@ class _Fewer(Exception):
 def build(
     source: Source,
     subset: Subset,
-    num_samples: Mapping[str, int],
+    num_samples: Mapping[str, int | None],
     out: str | Path,
     *,
     world: ShapesWorld | None = None,
@@ -161,7 +161,7 @@ def build(
     Args:
         source: gives the tasks; each shard has its own part of them.
         subset: makes trajectories of tasks.
-        num_samples: split ("train", "val", "test") to number of samples.
+        num_samples: split ("train", "val", "test") to number of samples; 0 leaves a split out.
         out: the folder.
         world: whose words the vocabulary of a mini model has to hold; None for corpora.
         seed: of all randomness.
@@ -185,8 +185,11 @@ def build(
         raise ValueError(f"num_samples={num_samples!r}: expected such as {{train: 1000, val: 100}}")
     benchmarks = (benchmarks,) if isinstance(benchmarks, str) else benchmarks
     numbers = {"samples_per_shard": samples_per_shard, "batch_size": batch_size, "max_tries": max_tries}
-    if bad := {split: n for split, n in num_samples.items() if split not in SPLITS or n < 1}:
+    wanted = {split: count or 0 for split, count in num_samples.items() if count or split not in SPLITS}
+    if bad := {split: n for split, n in wanted.items() if split not in SPLITS or n < 1}:
         raise ValueError(f"num_samples={bad}: expected at least 1 for some of {SPLITS}")
+    if not wanted:
+        raise ValueError(f"num_samples={num_samples}: expected at least 1 for some of {SPLITS}")
     if bad := {name: value for name, value in numbers.items() if value < 1}:
         raise ValueError(f"{bad}: expected at least 1")
     if positives is not None and not 0 <= positives <= 1:
@@ -195,7 +198,7 @@ def build(
         raise ValueError(f"picture_format={picture_format!r}: expected one of {FORMATS}")
     out = Path(out)
     job = Job(
-        source=source, subset=subset, num_samples=dict(num_samples), out=out, seed=seed, positives=positives,
+        source=source, subset=subset, num_samples=wanted, out=out, seed=seed, positives=positives,
         samples_per_shard=samples_per_shard, batch_size=batch_size, max_tries=max_tries,
         picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)),
     )  # fmt: skip

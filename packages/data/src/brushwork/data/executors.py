@@ -7,13 +7,14 @@ has nothing to do but to call a function for each item.
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 log = logging.getLogger(__name__)
@@ -57,22 +58,24 @@ class LocalExecutor:
             yield from map(function, items)
             return
         context = multiprocessing.get_context("spawn")  # a fork would copy threads and locks in any state
-        with (
-            _one_thread(),
-            ProcessPoolExecutor(
-                min(self.num_processes, len(items)), context, initializer=_start, initargs=(function, os.getpid())
-            ) as pool,
-        ):
-            futures = [pool.submit(_call, item) for item in items]
+        stop = context.Event()
+        with _one_thread():
+            pool = ProcessPoolExecutor(
+                min(self.num_processes, len(items)), context, initializer=_start, initargs=(function, os.getpid(), stop)
+            )
             try:
+                futures = [pool.submit(_call, item) for item in items]
                 for future in as_completed(futures):
                     yield future.result()
             except BrokenProcessPool as error:
                 raise ChildProcessError(
                     "a process of the build was killed (was memory short?); the same command goes on where it stopped"
                 ) from error
+            except BaseException:  # interrupted, or a shard failed: nobody waits for others that are half made
+                stop.set()
+                raise
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=not stop.is_set(), cancel_futures=True)
 
 
 @contextmanager
@@ -89,16 +92,17 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _start(function: Callable[[Any], Any], parent: int) -> None:
-    """Prepares a process: the function is unpickled once, and not to outlive a parent that was killed."""
+def _start(function: Callable[[Any], Any], parent: int, stop: Event) -> None:
+    """Prepares a process: the function is unpickled once, and work ends with the parent, interrupted or killed."""
     global _function
     _function = function
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent says what is to be done
+    threading.Thread(target=_watch, args=(parent, stop), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _watch(parent: int, stop: Event) -> None:
+    while os.getppid() == parent and not stop.wait(0.5):
+        pass
     os._exit(1)
 
 

@@ -205,7 +205,7 @@ def _total(reports: Sequence[ShardReport]) -> dict[str, Any]:
 
 def statistics_table(manifest: Mapping[str, Any]) -> Table:
     """The statistics of a build, those of the paper's subset of the same name below it."""
-    heads = ("", "samples", "words a prompt", "images a sample", "most", "positive", "negative", "rejected")
+    heads = ("", "samples", "prompt words", "images", "most", "positive", "negative", "rejected")
     table = Table(*heads, box=SIMPLE, pad_edge=False)
     names: set[str] = set()
     for split, found in manifest["splits"].items():

@@ -67,7 +67,10 @@ def from_scratch(words: str | Path, **sizes: Any) -> Bundle:
         FileNotFoundError: there is no such file.
     """
     if not Path(words).is_file():
-        raise FileNotFoundError(f"{words} is missing; build the data first: lightning build out={Path(words).parent}")
+        raise FileNotFoundError(
+            f"{words} is missing: the words of the mini model come with data of the embedded world; lightning build "
+            f"out={Path(words).parent}. For a corpus take a model with a tokenizer: model=folder or model=bagel_7b"
+        )
     vocabulary = WordVocabulary.from_json(Path(words).read_text())
     model = UnifiedModel(ModelConfig(vocab_size=len(vocabulary), **sizes))
     return Bundle(model=model, vocabulary=vocabulary, autoencoder=PixelAutoencoder())

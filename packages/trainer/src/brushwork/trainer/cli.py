@@ -79,6 +79,7 @@ def run(verb: str, argv: list[str]) -> None:
             raise
         fail(str(error), code=1)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
         raise SystemExit(130) from None
 
 

@@ -56,7 +56,11 @@ class Drawing:
         if self.plan not in PLAN_STYLES:
             raise ValueError(f"plan={self.plan!r}: expected one of {PLAN_STYLES}")
         if self.world is None and (self.critique or self.plan == "located"):
-            raise ValueError("critique=true and plan=located need a world, whose detector inspects and names cells")
+            raise ValueError(
+                "critique=true and plan=located need the embedded world, whose detector inspects and names cells; for "
+                "a corpus: subset=multi_turn, alignment_genref, or conflict with subset.drawing.critique=false and a "
+                "judge"
+            )
 
     def stages(self, task: Task) -> list[SceneGraph]:
         """The scene after each step of the straight way.
