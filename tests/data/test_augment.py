@@ -38,6 +38,14 @@ def test_an_edit_is_undone_by_its_inverse(edit):
     assert edit.inverse.inverse == edit
 
 
+def test_relations_of_the_others_follow_their_numbers():
+    square = replace(CROSS, name="square", y=0.9)
+    scene = SceneGraph(objects=(*SCENE.objects, square), relations=(Relation(subject=2, predicate="below", object=1),))
+    first = remove(scene, 0)
+    assert first(scene).relations == (Relation(subject=1, predicate="below", object=0),)
+    assert first.inverse(first(scene)) == scene
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
