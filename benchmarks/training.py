@@ -11,16 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import no_critique, process, single_pass, text_plan
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
-from brushwork.flow.kernels import attend, pad_rows, plan_packed
 from brushwork.flow.model import ModelConfig, UnifiedModel
-from brushwork.tokens.attention import dense_mask
 from brushwork.tokens.packing import PackedBatch, best_fit_decreasing, pack
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.vocabulary import WordVocabulary
@@ -72,22 +69,6 @@ def arm_row(name: str, world: ShapesWorld, vocabulary: WordVocabulary, repeats: 
     return {"arm": name, "fill": fill, "tokens_a_sample": length, "step_s": time_step, "tokens_a_s": tokens / time_step}
 
 
-def attention_ratio(world: ShapesWorld, vocabulary: WordVocabulary, repeats: int) -> float:
-    """Time of the dense mask over time of padded rows, forward and backward of one layer's attention."""
-    batch = packs(world, process, vocabulary)[0][0]
-    q, k, v = torch.randn(3, batch.num_tokens, 4, 32, requires_grad=True)
-    plan, mask = plan_packed(batch.layout, batch.lengths), dense_mask(batch.layout)
-
-    def rows() -> None:
-        attend(q, pad_rows(k, plan), pad_rows(v, plan), plan).sum().backward()
-
-    def dense() -> None:
-        heads = [x.transpose(0, 1) for x in (q, k, v)]
-        scaled_dot_product_attention(*heads, attn_mask=mask).sum().backward()
-
-    return seconds(dense, repeats) / seconds(rows, repeats)
-
-
 def muon_ratio(vocabulary: WordVocabulary, repeats: int) -> float:
     """Time of torch.optim.Muon (one matrix at a time, bfloat16) over ours (batched, float32)."""
     model = UnifiedModel(ModelConfig(vocab_size=len(vocabulary)))
@@ -110,7 +91,6 @@ def main() -> None:
     vocabulary = WordVocabulary(world.words())
     rows = [arm_row(name, world, vocabulary, options.repeats) for name in VIEWS]
     ratios = {
-        "dense mask / padded rows": attention_ratio(world, vocabulary, options.repeats),
         "torch Muon / batched Muon": muon_ratio(vocabulary, options.repeats),
     }
     print(f"{'arm':12} {'fill':>6} {'tokens a sample':>16} {'s a step':>9} {'tokens/s':>9}")
