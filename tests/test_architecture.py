@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -95,6 +96,13 @@ def test_the_namespace_has_no_init():
 def test_every_module_opens_with_a_docstring():
     modules = tracked("packages/*.py", "benchmarks/*.py", "configs/*.py", ".ci/*.py")
     assert not [where(path) for path in modules if not ast.get_docstring(ast.parse(path.read_text()))]
+
+
+def test_benchmarks_can_be_imported(monkeypatch):
+    """What they measure may have moved since."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for path in tracked("benchmarks/*.py"):
+        runpy.run_path(str(path), run_name="checked")
 
 
 def test_packages_do_not_print():
