@@ -181,15 +181,9 @@ def build(
         ValueError: an unknown split, a number out of range, a folder that holds a build of other settings, or not one
             sample that could be built.
     """
-    if not isinstance(num_samples, Mapping):
-        raise ValueError(f"num_samples={num_samples!r}: expected such as {{train: 1000, val: 100}}")
     benchmarks = (benchmarks,) if isinstance(benchmarks, str) else benchmarks
+    wanted = _wanted(num_samples)
     numbers = {"samples_per_shard": samples_per_shard, "batch_size": batch_size, "max_tries": max_tries}
-    wanted = {split: count or 0 for split, count in num_samples.items() if count or split not in SPLITS}
-    if bad := {split: n for split, n in wanted.items() if split not in SPLITS or n < 1}:
-        raise ValueError(f"num_samples={bad}: expected at least 1 for some of {SPLITS}")
-    if not wanted:
-        raise ValueError(f"num_samples={num_samples}: expected at least 1 for some of {SPLITS}")
     if bad := {name: value for name, value in numbers.items() if value < 1}:
         raise ValueError(f"{bad}: expected at least 1")
     if positives is not None and not 0 <= positives <= 1:
@@ -218,6 +212,17 @@ def build(
             logger.warning("%s: could not be reached: %s more; see manifest.json", split, found["missing"])
     logger.info("built in %s", out)
     return manifest
+
+
+def _wanted(num_samples: Mapping[str, int | None]) -> dict[str, int]:
+    """The splits that are to be built; ValueError for unknown ones, for numbers below 0, and for none."""
+    if not isinstance(num_samples, Mapping):
+        raise ValueError(f"num_samples={num_samples!r}: expected such as {{train: 1000, val: 100}}")
+    wanted = {split: count or 0 for split, count in num_samples.items() if count or split not in SPLITS}
+    bad = {split: n for split, n in wanted.items() if split not in SPLITS or n < 1}
+    if bad or not wanted:
+        raise ValueError(f"num_samples={bad or num_samples}: expected at least 1 for some of {SPLITS}")
+    return wanted
 
 
 def _run(job: Job, executor: Executor) -> list[ShardReport]:
