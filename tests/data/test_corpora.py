@@ -114,6 +114,9 @@ def test_prompts_are_read_and_instructions_rewritten_by_a_language_model(endpoin
     assert manifest["splits"]["train"]["samples"] == 1
     assert sum(manifest["splits"]["train"]["rejected"].values()) == 2, "the bird and the line that is no JSON"
     (one,) = ShardFolder(tmp_path / "built", "train")
+    endpoint.script = lambda question: []
+    again = build(source, partial(multi_turn, drawing=drawing), {"train": 3}, tmp_path / "built")
+    assert again["splits"]["train"]["samples"] == 2, "with the endpoint up the bird can be read"
     assert one.steps[0].plan.instruction == "Please put it there." and one.steps[0].plan.description == "a black cat"
 
 

@@ -73,7 +73,8 @@ class Drawing:
             try:
                 scene = self.parse(task.prompt)
             except ValueError as error:
-                raise Unfit(f"the prompt cannot be read: {error}") from error
+                transient = getattr(error.__cause__, "transient", False)  # a language model that is out of reach
+                raise Unfit(f"the prompt cannot be read: {error}", transient=transient) from error
         if scene is None or not scene.objects:
             raise Unfit("the prompt has no scene graph")
         if self.world is not None and any(one.x is None for one in scene.objects):
