@@ -106,17 +106,17 @@ def test_prompts_are_read_and_instructions_rewritten_by_a_language_model(endpoin
         return json.dumps({"objects": objects, "relations": []})
 
     endpoint.reply = reply
-    endpoint.script = lambda question: ["500", "junk", "500"] if "bird" in question else []
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a black cat"}\n{"prompt": "a bird"}\nno JSON\n')
+    endpoint.script = lambda question: ["500", "junk", "500"] if "dragon" in question else []
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a black cat"}\n{"prompt": "a sleepy dragon"}\nno JSON\n')
     drawing = Drawing(editor=editor, parse=LLMSceneParser(chat=chat), rewrite=LLMRewriter(chat=chat))
     source = JsonlSource(path=str(tmp_path / "prompts.jsonl"), held_out=0.0, held_out_val=0.0)
     manifest = build(source, partial(multi_turn, drawing=drawing), {"train": 3}, tmp_path / "built")
     assert manifest["splits"]["train"]["samples"] == 1
-    assert sum(manifest["splits"]["train"]["rejected"].values()) == 2, "the bird and the line that is no JSON"
+    assert sum(manifest["splits"]["train"]["rejected"].values()) == 2, "the dragon and the line that is no JSON"
     (one,) = ShardFolder(tmp_path / "built", "train")
     endpoint.script = lambda question: []
     again = build(source, partial(multi_turn, drawing=drawing), {"train": 3}, tmp_path / "built")
-    assert again["splits"]["train"]["samples"] == 2, "with the endpoint up the bird can be read"
+    assert again["splits"]["train"]["samples"] == 2, "with the endpoint up the dragon can be read"
     assert one.steps[0].plan.instruction == "Please put it there." and one.steps[0].plan.description == "a black cat"
 
 
