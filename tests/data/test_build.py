@@ -192,7 +192,9 @@ def test_an_interrupted_build_ends_at_once_and_says_so(tmp_path):
     """As a terminal interrupts: the parent and its processes alike."""
     sizes = ["num_samples={train: 60000, val: 0}", "samples_per_shard=20000"]
     command = [sys.executable, "-m", "brushwork.trainer", "build", *sizes, f"out={tmp_path}/b"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background is born deaf to it
+    with subprocess.Popen(command, preexec_fn=heed, **options) as process:
         until = time.monotonic() + 60
         while not list(tmp_path.glob("b/.train*")) and time.monotonic() < until:
             time.sleep(0.05)
