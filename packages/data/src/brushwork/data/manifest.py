@@ -145,15 +145,21 @@ def claim(out: Path, config: dict[str, Any]) -> Iterator[str]:
         for leftover in (*out.glob("*.tar"), *out.glob("*-[0-9]*.json*"), out / "manifest.json", out / "words.json"):
             leftover.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.tmp"):  # what a killed build was writing
-        if not _lives(leftover.name.split(".")[-2]):
-            leftover.unlink(missing_ok=True)
+    _sweep(out)
     write_atomically(path, text.encode())
     mark.write_text(str(os.getpid()))
     try:
         yield digest
     finally:
+        _sweep(out)  # a process of a killed build may have lived on for a moment when this one began
         mark.unlink(missing_ok=True)
+
+
+def _sweep(out: Path) -> None:
+    """Removes what processes that are no more were writing."""
+    for leftover in out.glob(".*.tmp"):
+        if not _lives(leftover.name.split(".")[-2]):
+            leftover.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Any:
