@@ -19,10 +19,8 @@ from brushwork.trainer.module import ProcessModule
 
 log = logging.getLogger(__name__)
 
-# Of libraries about libraries; and PackedStream does divide its packs among workers, which Lightning cannot know.
-warnings.filterwarnings("ignore", message="'set_vital' is deprecated")
+# Of libraries about libraries.
 warnings.filterwarnings("ignore", message=".*LeafSpec")
-warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined")
 
 
 def fit(
