@@ -1,5 +1,7 @@
+import functools
 import itertools
 import json
+import operator
 import os
 
 import numpy as np
@@ -13,7 +15,7 @@ from brushwork.data.index import index_path
 from brushwork.data.mixture import Mixture
 from brushwork.data.shards import ShardFolder, write_shards
 from brushwork.data.views import process
-from brushwork.tokens.packing import PackedBatch
+from brushwork.tokens.packing import LossCounts, PackedBatch
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Draft, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
@@ -176,3 +178,63 @@ def test_samples_longer_than_a_pack_are_set_aside_with_the_reason(folder):
     tight = stream(folder, endless=False, max_tokens=16)
     list(tight)
     assert any("exceed max_tokens=16" in reason for reason in tight.set_aside.values())
+
+
+def held(batch: PackedBatch) -> LossCounts:
+    """What a batch has to learn from."""
+    return LossCounts(
+        text=len(batch.text_index), switch=len(batch.switch_index), flow=len(batch.flow_span), text_weight=0.0
+    )
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (1, 3), (2, 2)])
+def test_each_batch_knows_what_its_whole_step_holds(folder, monkeypatch, ranks, accumulate):
+    init = PackedStream.__init__
+    monkeypatch.setattr(
+        PackedStream,
+        "__init__",
+        lambda self, *given, **named: init(self, *given, **named) or setattr(self, "accumulate", accumulate),
+    )
+    batches = across(folder, monkeypatch, ranks, 1, 4 * accumulate)
+    steps = [
+        [batch for turn in batches[at : at + accumulate] for batch in turn] for at in range(0, len(batches), accumulate)
+    ]
+    for number, step in enumerate(steps):
+        shares = [batch.share for batch in step]
+        assert {share.counts for share in shares} == {functools.reduce(operator.add, map(held, step))}
+        first = number * ranks * accumulate
+        assert [share.number for share in shares] == list(range(first, first + ranks * accumulate))
+        before = steps[number - 1][-1].cursor if number else stream(folder).start
+        assert all(batch.cursor == before for batch in step[:-ranks]), "a step that is not over is done again"
+        assert all(batch.cursor == step[-1].cursor for batch in step[-ranks:])
+        assert not any(share.repeat for share in shares)
+
+
+def test_packs_that_go_out_together_cost_alike(folder, monkeypatch):
+    """In rows of four, whoever reads them, the costliest pack is closer to the mean; nothing is lost for it."""
+    options = {"window": 36, "pair_cost": 0.2, "min_fill": 0.0}
+    plain = across(folder, monkeypatch, 4, 1, 8, **options)
+    alike = across(folder, monkeypatch, 4, 1, 8, **options, balance=4)
+    before, after = ([step[0].share.balance for step in steps] for steps in (plain, alike))
+    assert all(step[0].share.balance == batch.share.balance for step in alike for batch in step)
+    assert np.mean(after) > np.mean(before)
+    assert all(balance <= 1.0 for balance in before + after)
+    seen = [n for step in alike for batch in step for n in numbers(batch)][: 2 * NUM]
+    assert set(seen) == set(range(NUM)) and max(np.bincount(seen)) <= 3
+
+
+def test_at_the_end_of_a_pass_a_rank_without_a_pack_repeats_one_that_counts_for_nothing(folder, monkeypatch):
+    """All ranks take part in every forward pass: with sharded weights they need each other's."""
+    num_packs = len(list(stream(folder, endless=False)))
+    ranks = next(ranks for ranks in (2, 3, 4, 5) if num_packs % ranks)
+    steps = across(folder, monkeypatch, ranks, 1, -(-num_packs // ranks), endless=False)
+    batches = [batch for step in steps for batch in step]
+    counted = sorted(n for batch in batches if not batch.share.repeat for n in numbers(batch))
+    assert counted == list(range(NUM))
+    assert len(batches) > num_packs
+
+
+def test_batches_name_their_samples(folder):
+    batch = next(iter(stream(folder)))
+    assert [int(key) for key in batch.keys] == numbers(batch)
+    assert set(batch.groups) == {"/prompt", "/draft"}

@@ -67,3 +67,11 @@ def test_table_rows():
     with pytest.raises(ValueError, match="2x2 patches exceeds the position table of side 1"):
         table_index(cells, 1)
     assert interpolated_index((1, 2), 4).tolist() == [0, 2]
+
+
+def test_a_picture_of_one_pixel_is_resized_without_being_computed():
+    """Batches are laid out by such pictures, hundreds at a time."""
+    blank = np.broadcast_to(np.full((1, 1, 3), 7, dtype=np.uint8), (512, 384, 3))
+    resized = ResizeRule(max_size=980, min_size=224, stride=14)(blank)
+    assert resized.shape == (518, 378, 3) and resized.strides[:2] == (0, 0)
+    assert (resized == 7).all()

@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import ResizeRule
-from brushwork.tokens.packing import CLEAN, best_fit_decreasing, expert_major, pack
-from brushwork.tokens.segments import IGNORE_INDEX, Segmenter, drop_conditions
+from brushwork.tokens.packing import CLEAN, best_fit_decreasing, expert_major, loss_counts, pack, split_documents
+from brushwork.tokens.segments import IGNORE_INDEX, Segmenter, check_choices, drop_conditions
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
 
@@ -175,3 +175,115 @@ def test_weights_of_texts():
     batch = pack([segments()], C)
     counts = [10, 7, 4]  # predictions in the three texts that are learnt
     assert batch.text_weights.tolist() == pytest.approx([n**-0.5 for n in counts for _ in range(n)])
+
+
+def test_roles_say_what_a_segment_is_for():
+    assert [s.role for s in segments()] == [
+        *("prompt", "plan", "draft", "inspection"),
+        *("refinement", "refinement", "inspection"),
+    ]
+    assert [s.begins for s in segments()] == [True, *[False] * 6]
+
+
+# -- what stands for an image -----------------------------------------------------------------------------------------
+
+
+def outline(found):
+    return [(s.kind.name, len(s), s.position, s.switch) for s in found]
+
+
+def test_one_copy_of_each_image_is_as_if_chance_had_left_the_other_out():
+    for kept, dropped in (("latent", {"vision_dropout": 1.0}), ("vision", {"latent_dropout": 1.0})):
+        assert outline(segments(vision=SEES, context=kept)) == outline(segments(vision=SEES, **dropped))
+    assert outline(segments(vision=SEES, context="vision")) == [
+        ("TEXT", 5, 0, C.bos),
+        ("TEXT", 11, 5, C.vision_start),
+        ("VISION", 4, 17, C.bos),  # the clean copy's position stays empty
+        ("TEXT", 8, 18, C.vision_start),
+        ("NOISED", 4, 26, IGNORE_INDEX),
+        ("VISION", 4, 27, C.bos),
+        ("TEXT", 5, 28, C.eos),
+    ]
+    assert outline(segments(context="latent")) == outline(segments()), "a model that cannot see has nothing else"
+
+
+def test_what_cannot_be_seen_is_refused():
+    with pytest.raises(ValueError, match="no vision encoder; choose 'latent' or 'both'"):
+        segments(context="vision")
+    with pytest.raises(ValueError, match="context is 'latents'; expected one of latent, vision, both"):
+        check_choices("latents", "full", sees=True)
+    with pytest.raises(ValueError, match="history is 'none'; expected one of full, last"):
+        check_choices("both", "none", sees=True)
+
+
+# -- each step as a document of its own -------------------------------------------------------------------------------
+
+SEEN = Inspection(draft_check="fine")
+THREE_STEPS = replace(
+    PROCESS,
+    steps=(
+        *PROCESS.steps,  # refined, then accepted
+        Step(plan=PLAN, drafts=(Draft(image=OTHER + 1),)),  # not inspected
+        Step(plan=PLAN, drafts=()),  # planned with the next one
+        Step(plan=PLAN, drafts=(Draft(image=OTHER + 2, inspection=SEEN),)),
+    ),
+)
+
+
+def test_documents_written_out():
+    first, second, third = split_documents(segments(THREE_STEPS, history="last"))
+    opening = ("TEXT", 2, 31, IGNORE_INDEX)  # bos <ins>: that another step comes is learnt here
+    assert outline(first) == [*outline(segments())[:-1], ("TEXT", 5, 26, C.bos), opening]
+    assert [s.ids for s in (first[-1], second[2])] == [(C.bos, C.ins), (C.bos,)]
+    assert outline(second) == [
+        ("TEXT", 5, 0, IGNORE_INDEX),  # the prompt; that a text follows it is learnt in the first document
+        ("CLEAN", 4, 5, IGNORE_INDEX),  # the last image
+        ("TEXT", 1, 6, IGNORE_INDEX),  # bos, and
+        ("TEXT", 10, 7, C.vision_start),  # the rest of the plan, <ins> given
+        ("NOISED", 4, 17, IGNORE_INDEX),
+        ("CLEAN", 4, 17, C.bos),
+        ("TEXT", 2, 18, IGNORE_INDEX),
+    ]
+    assert [s.loss for s in second] == [False, False, False, True, False, False, True]
+    assert [s.role for s in second] == ["prompt", "refinement", "plan", "plan", "draft", "draft", "plan"]
+    assert second[1].image is first[5].image and third[1].image is second[5].image
+    assert third[3].ids.count(C.ins) == 2, "one text holds both plans"
+    assert outline(third)[-1] == ("TEXT", 5, 27, C.eos)
+
+
+PLANS = st.one_of(st.just(PLAN), st.just(replace(PLAN, flawed=True)))
+DRAFTS = st.lists(
+    st.builds(Draft, image=st.just(IMAGE), inspection=st.sampled_from((None, SEEN)), flawed=st.booleans()), max_size=3
+).map(lambda drafts: tuple(replace(d, inspection=d.inspection or SEEN) for d in drafts[:-1]) + tuple(drafts[-1:]))
+STEPS = st.lists(st.builds(Step, plan=PLANS, drafts=DRAFTS), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(STEPS, st.builds(Draft, image=st.just(OTHER), inspection=st.sampled_from((None, SEEN))), st.booleans())
+def test_documents_learn_what_the_sequence_learns_once(steps, last, finished):
+    """The same text tokens, switches and noised patches; only how many segments they stand in differs."""
+    sample = Trajectory(key="t", prompt="a", steps=(*steps, Step(plan=PLAN, drafts=(last,))), finished=finished)
+    whole, documents = segments(sample), segments(sample, history="last")
+    counts, other = loss_counts(whole), loss_counts(documents)
+    assert (counts.text, counts.switch, counts.flow) == (other.text, other.switch, other.flow)
+    one, two = pack([whole], C), pack([documents], C)
+    assert sorted(one.text_labels.tolist()) == sorted(two.text_labels.tolist())
+    assert one.switch_labels.tolist() == two.switch_labels.tolist()
+    assert len(set(two.layout.sample.tolist())) == max(1, sum(bool(step.drafts) for step in sample.steps))
+    assert all(document[0].position == 0 for document in split_documents(documents))
+
+
+def test_conditions_are_left_out_within_a_document():
+    whole = split_documents(segments(THREE_STEPS, history="last", noise_copies=2))
+    cut = split_documents(segments(THREE_STEPS, history="last", noise_copies=2, text_dropout=1.0))
+    # What stands before the inspection that asked for the refinement; prompt and last image, without bos and plan.
+    kept = [outline(one)[:count] for one, count in zip(whole, (3, 2, 2), strict=True)]
+    assert [outline(one)[:-2] for one in cut] == kept
+    assert [[(s.kind.name, s.position) for s in one[-2:]] for one in cut] == [
+        [("NOISED", position)] * 2 for position in (17, 6, 6)
+    ]
+    blind = split_documents(segments(THREE_STEPS, history="last", vision=SEES, context="latent", latent_dropout=1.0))
+    assert [s.kind.name for s in blind[1]] == ["TEXT", "TEXT", "TEXT", "NOISED", "TEXT"]
+    assert [s.position for s in blind[1]] == [0, 7, 8, 18, 20], "the places of the images stay"
+    single = Trajectory(key="s", prompt="a", steps=(Step(plan=None, drafts=(Draft(image=IMAGE),)),))
+    assert [s.begins for s in segments(single, text_dropout=1.0, noise_copies=2)] == [True, False]

@@ -60,6 +60,11 @@ class Mixture:
         folder = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.folders[folder][index - self._starts[folder]]
 
+    @property
+    def subsets(self) -> set[str]:
+        """The subsets that the folders' manifests name."""
+        return set().union(*(folder.subsets for folder in self.folders))
+
     def sketch(self, index: int) -> Trajectory | Rejected:
         """The sample of this number with pictures that hold nothing, see `ShardFolder.sketch`."""
         folder = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -177,11 +178,22 @@ class ShardFolder:
         if missing := sorted(set(range(max(numbers) + 1)) - numbers):
             logger.warning("%s lacks the %s shards number %s", self.folder, self.split, missing)
 
+    @cached_property
+    def _built(self) -> dict[str, Any]:
+        """What the manifest says of the split; empty where there is none that can be read."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return _of(dict, json.loads((self.folder / "manifest.json").read_bytes())["splits"][self.split])
+        return {}
+
+    @property
+    def subsets(self) -> set[str]:
+        """The subsets that the manifest names."""
+        return set(self._built.get("subsets", ()))
+
     def _warn_of_loss(self) -> None:
         """The manifest knows what should be there, the last shards included."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            built = json.loads((self.folder / "manifest.json").read_bytes())["splits"][self.split]["samples"]
-            if built > len(self):
+        with suppress(TypeError):
+            if (built := self._built.get("samples", 0)) > len(self):
                 logger.warning("%s lacks %d of its %d %s samples", self.folder, built - len(self), built, self.split)
 
     def __len__(self) -> int:

@@ -129,3 +129,13 @@ def visible_spans(spans: Sequence[Span]) -> list[list[int]]:
     """
     first = token_layout([Span(kind=s.kind, sample=s.sample, start=0, length=1) for s in spans])
     return [row.nonzero().flatten().tolist() for row in dense_mask(first)]
+
+
+def visible_pairs(spans: Sequence[Span]) -> int:
+    """How many (query, key) pairs the rule allows: what attention has to compute."""
+    pairs = 0
+    for number, seen in enumerate(visible_spans(spans)):
+        length, before = spans[number].length, sum(spans[other].length for other in seen if other != number)
+        own = length * (length + 1) // 2 if spans[number].kind is Kind.TEXT else length**2
+        pairs += length * before + own
+    return pairs

@@ -119,7 +119,7 @@ class ResizeRule:
         size = self.size(width, height, num_images)
         if size == (width, height):
             return image
-        if not any(image.strides):  # one pixel said to fill the picture: it does so in any size
+        if image.strides[:2] == (0, 0):  # one pixel said to fill the picture: it does so in any size
             return np.broadcast_to(image[:1, :1], (size[1], size[0], 3))
         return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BICUBIC))
 

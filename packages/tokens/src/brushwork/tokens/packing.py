@@ -20,6 +20,48 @@ CLEAN = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LossCounts:
+    """How many terms each loss is a mean of.
+
+    Attributes:
+        text: tokens of texts that are learnt.
+        text_weight: the same, each token weighing 1 / sqrt(length) of its text.
+        switch: changes of modality, and ends.
+        flow: noised patches.
+    """
+
+    text: int = 0
+    text_weight: float = 0.0
+    switch: int = 0
+    flow: int = 0
+
+    def __add__(self, other: "LossCounts") -> "LossCounts":
+        return LossCounts(
+            text=self.text + other.text,
+            text_weight=self.text_weight + other.text_weight,
+            switch=self.switch + other.switch,
+            flow=self.flow + other.flow,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """A pack's place among all that one optimiser step is made of, over ranks and accumulated batches.
+
+    Attributes:
+        number: of the pack, counted from the beginning of the stream: what is random about it is drawn by this.
+        counts: terms of each loss in the whole step, by which its losses are divided.
+        balance: mean cost of the packs that go out together over that of the costliest, for which all ranks wait.
+        repeat: the pack stands in for one that could not be read, and counts for nothing.
+    """
+
+    number: int
+    counts: LossCounts
+    balance: float = 1.0
+    repeat: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PackedBatch:
     """Samples one after the other in one sequence of S tokens; there is no batch dimension (BAGEL).
 
@@ -38,7 +80,11 @@ class PackedBatch:
         text_index, text_labels: where the next token of a text is predicted, and what it is.
         text_weights: 1 / sqrt(length) of the text it belongs to, for those who weigh texts so (BAGEL, an option).
         switch_index, switch_labels: where a change of modality (or the end) is predicted, and what it is.
+        text_span, switch_span: the span that each of them belongs to.
         lengths: tokens of each sample.
+        keys: of each sample, as its data set calls it; "" where nobody said.
+        groups: of each span, "subset/role" of what it holds, for losses told apart.
+        share: of an optimiser step; None outside training.
         cursor: where the stream that made the batch stands once it has been used, as JSON-able facts; a checkpoint that
             keeps the last batch's resumes exactly, however many batches were fetched ahead.
         set_aside: samples that the reader of the batch could not use so far: key to reason.
@@ -60,7 +106,12 @@ class PackedBatch:
     text_weights: Float[Tensor, " texts"]
     switch_index: Int[Tensor, " switches"]
     switch_labels: Int[Tensor, " switches"]
+    text_span: Int[Tensor, " texts"]
+    switch_span: Int[Tensor, " switches"]
     lengths: tuple[int, ...]
+    keys: tuple[str, ...]
+    groups: tuple[str, ...]
+    share: Share | None = None
     cursor: Mapping[str, Any] | None = None
     set_aside: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -73,6 +124,13 @@ class PackedBatch:
     def num_draws(self) -> int:
         """Number of noised images, each of which gets its own timestep."""
         return sum(span.kind is Kind.NOISED for span in self.spans)
+
+    @property
+    def flow_span(self) -> Int[Tensor, " noised"]:
+        """The span that each noised patch belongs to, in the order of the sequence."""
+        noised = [(number, s.length - 2) for number, s in enumerate(self.spans) if s.kind is Kind.NOISED]
+        numbers, counts = zip(*noised, strict=True) if noised else ((), ())
+        return torch.from_numpy(np.repeat(np.array(numbers, np.int64), counts)).to(self.token_ids.device)
 
     @property
     def layout(self) -> TokenLayout:
@@ -94,23 +152,64 @@ class PackedBatch:
         return dataclasses.replace(self, **moved, **{name: tuple(map(function, p)) for name, p in pictures.items()})
 
 
-def pack(samples: Sequence[Sequence[Segment]], control: ControlIds) -> PackedBatch:
-    """Lays the segments of `samples` out in one sequence, in the order given."""
-    segments = [segment for sample in samples for segment in sample]
-    counts = np.array([len(segment) for segment in segments], dtype=np.int64)
-    starts = (np.cumsum(counts) - counts).tolist()
-    numbers = [row for row, sample in enumerate(samples) for _ in sample]
+def pack(
+    samples: Sequence[Sequence[Segment]], control: ControlIds, *, keys: Sequence[str] = (), subsets: Sequence[str] = ()
+) -> PackedBatch:
+    """Lays the segments of `samples` out in one sequence, in the order given.
+
+    A sample of several documents (see `Segment.begins`) becomes as many samples of the pack.
+
+    Args:
+        keys, subsets: names of each sample, where they are known.
+    """
+    documents = [(row, part) for row, sample in enumerate(samples) for part in split_documents(sample)]
+    segments = [segment for _, part in documents for segment in part]
+    spans = lay_out([part for _, part in documents])
+    rows = [row for row, part in documents for _ in part]
+    starts = [span.start for span in spans]
     return PackedBatch(
-        spans=tuple(
-            Span(kind=segment.kind, sample=row, start=start, length=len(segment))
-            for segment, row, start in zip(segments, numbers, starts, strict=True)
-        ),
+        spans=spans,
         position_ids=_cat([_positions(segment) for segment in segments]),
         token_ids=_cat([_ids(segment, control) for segment in segments]),
-        lengths=tuple(sum(len(segment) for segment in sample) for sample in samples),
+        lengths=tuple(sum(map(len, part)) for _, part in documents),
+        keys=tuple(keys[row] if keys else "" for row, _ in documents),
+        groups=tuple(
+            f"{subsets[row] if subsets else ''}/{segment.role}" for row, segment in zip(rows, segments, strict=True)
+        ),
         **_latents(segments, starts),
         **_vision(segments, starts),
         **_labels(segments, starts),
+    )
+
+
+def split_documents(sample: Sequence[Segment]) -> list[list[Segment]]:
+    """The documents of a sample: pieces that do not see each other. Most samples are one."""
+    documents: list[list[Segment]] = []
+    for segment in sample:
+        if segment.begins or not documents:
+            documents.append([])
+        documents[-1].append(segment)
+    return documents
+
+
+def lay_out(documents: Sequence[Sequence[Segment]]) -> tuple[Span, ...]:
+    """Where the segments stand when the documents follow one another."""
+    spans, start = [], 0
+    for number, document in enumerate(documents):
+        for segment in document:
+            spans.append(Span(kind=segment.kind, sample=number, start=start, length=len(segment)))
+            start += len(segment)
+    return tuple(spans)
+
+
+def loss_counts(segments: Sequence[Segment]) -> LossCounts:
+    """What a sample has to learn from."""
+    texts = [len(segment) - 1 for segment in segments if segment.loss]
+    return LossCounts(
+        text=sum(texts),
+        text_weight=float(sum(count**0.5 for count in texts)),
+        switch=sum(segment.switch != IGNORE_INDEX for segment in segments),
+        flow=sum(len(segment) - 2 for segment in segments if segment.kind is Kind.NOISED),
     )
 
 
@@ -200,21 +299,26 @@ def _labels(segments: Sequence[Segment], starts: Sequence[int]) -> dict[str, Any
     The label of a token is its successor (BAGEL); the last token of a segment carries the switch.
     """
     text_index, text_labels, weights, switch_index, switch_labels = [], [], [], [], []
-    for segment, start in zip(segments, starts, strict=True):
+    text_span, switch_span = [], []
+    for number, (segment, start) in enumerate(zip(segments, starts, strict=True)):
         if segment.loss:
             count = len(segment) - 1
             text_index.append(np.arange(start, start + count))
             text_labels.append(segment.ids[1:])
+            text_span.append([number] * count)
             weights += [count**-0.5] * count
         if segment.switch != IGNORE_INDEX:
             switch_index.append([start + len(segment) - 1])
             switch_labels.append([segment.switch])
+            switch_span.append([number])
     return {
         "text_index": _cat(text_index),
         "text_labels": _cat(text_labels),
         "text_weights": torch.tensor(weights, dtype=torch.float32),
         "switch_index": _cat(switch_index),
         "switch_labels": _cat(switch_labels),
+        "text_span": _cat(text_span),
+        "switch_span": _cat(switch_span),
     }
 
 

@@ -7,6 +7,7 @@ seen by nobody else), its clean copy and, where the model has a vision encoder, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -18,6 +19,12 @@ from brushwork.tokens.vocabulary import Vocabulary
 
 IGNORE_INDEX = -100
 """Label of a token at which nothing is to be predicted."""
+
+ImageContext = Literal["latent", "vision", "both"]
+"""What stands for a finished image: its clean latents, what the vision encoder sees of it, or both (BAGEL)."""
+
+History = Literal["full", "last"]
+"""What stands before a step: all that was written and drawn so far, or the prompt and the last image alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +41,9 @@ class Segment:
         switch: what must follow the last token: vision_start, bos (more text) or eos (the end); `IGNORE_INDEX`
             where nothing is to be learnt.
         droppable: may be left out now and then, so that guidance has a context without it.
+        role: what it is for: "prompt", "plan", "inspection", "draft" (the first of a step) or "refinement" (the later
+            ones); images carry that of their draft. Empty where nobody asks.
+        begins: a document begins here: what came before is not seen, and positions start anew.
     """
 
     kind: Kind
@@ -44,6 +54,8 @@ class Segment:
     loss: bool = False
     switch: int = IGNORE_INDEX
     droppable: bool = False
+    role: str = ""
+    begins: bool = False
 
     def __len__(self) -> int:
         """Number of tokens, boundary tokens included."""
@@ -74,6 +86,23 @@ def drop_conditions(segments: Sequence[Segment], drop: Callable[[Segment], bool]
     return kept
 
 
+def check_choices(context: str, history: str, *, sees: bool) -> None:
+    """Refuses what no sequence can be made of.
+
+    Args:
+        context, history: see `ImageContext` and `History`.
+        sees: the model has a vision encoder.
+
+    Raises:
+        ValueError: a choice that there is not, or "vision" for a model that cannot see.
+    """
+    for name, choice, valid in (("context", context, get_args(ImageContext)), ("history", history, get_args(History))):
+        if choice not in valid:
+            raise ValueError(f"{name} is {choice!r}; expected one of {', '.join(valid)}")
+    if context == "vision" and not sees:
+        raise ValueError("context is 'vision', but the model has no vision encoder; choose 'latent' or 'both'")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Segmenter:
     """Turns trajectories into segments.
@@ -82,7 +111,11 @@ class Segmenter:
         vocabulary: encodes the texts.
         stride: pixels a side of one image token (8 for the mini model, 16 for BAGEL).
         noise_copies: noised copies of each drawn image, each with its own timestep and noise, on one clean context.
-        text_dropout: probability that a sample is cut to "everything before the last text, then one image", which
+        context: what stands for a finished image. An image takes the same positions whichever of its copies stay.
+        history: with "last" each step becomes a document of its own: the prompt, the last image before it, its plan,
+            its drafts and inspections. What follows an image is learnt once, in the document that drew it, and so is
+            `bos <ins>`, by which a step opens: a sampler starts the next document when it has read that.
+        text_dropout: probability that a document is cut to "everything before the last text, then one image", which
             teaches the velocity that text guidance extrapolates from. For a single pass this drops the prompt.
         latent_dropout, vision_dropout: probability that a clean copy, or what the vision encoder sees of it, is left
             out, each by itself: what image guidance extrapolates from, and robustness.
@@ -95,6 +128,8 @@ class Segmenter:
     vocabulary: Vocabulary
     stride: int
     noise_copies: int = 1
+    context: ImageContext = "both"
+    history: History = "full"
     text_dropout: float = 0.0
     latent_dropout: float = 0.0
     vision_dropout: float = 0.0
@@ -102,6 +137,10 @@ class Segmenter:
     resize: ResizeRule | None = None
     max_size: int | None = None
     vision: ResizeRule | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a context or a history that cannot be."""
+        check_choices(self.context, self.history, sees=self.vision is not None)
 
     def __call__(self, trajectory: Trajectory, rng: np.random.Generator) -> list[Segment]:
         """All segments of one sample, in order.
@@ -112,7 +151,13 @@ class Segmenter:
         """
         if not trajectory.steps or not trajectory.steps[-1].drafts:
             raise ValueError(f"trajectory {trajectory.key!r} does not end in an image; a sample needs one")
-        segments = self._segments(trajectory)
+        documents = [self._thinned(document, rng) for document in self._documents(trajectory)]
+        return [replace(s, begins=number == 0) for document in documents for number, s in enumerate(document)]
+
+    def _thinned(self, segments: list[Segment], rng: np.random.Generator) -> list[Segment]:
+        """A document without the copies of images that are not wanted, and without what chance leaves out."""
+        unwanted = {"latent": Kind.VISION, "vision": Kind.CLEAN}.get(self.context)
+        segments = drop_conditions(segments, lambda segment: segment.kind is unwanted)
         chances = {Kind.CLEAN: self.latent_dropout, Kind.VISION: self.vision_dropout}
         if any(chances.values()):  # no random number is drawn where nothing can be dropped
             segments = drop_conditions(segments, lambda segment: rng.random() < chances[segment.kind])
@@ -121,47 +166,73 @@ class Segmenter:
             return self._without_last_text(segments, drawn[rng.integers(len(drawn))])
         return segments
 
-    def _segments(self, trajectory: Trajectory) -> list[Segment]:
+    def _documents(self, trajectory: Trajectory) -> list[list[Segment]]:
         control = self.vocabulary.control
         first = control.vision_start if trajectory.steps[0].plan is None else control.bos
-        segments = [self._text(self.vocabulary.encode(trajectory.prompt), 0, first, loss=False)]
+        prompt = self._text(self.vocabulary.encode(trajectory.prompt), 0, first, role="prompt", loss=False)
+        documents: list[list[Segment]] = [[prompt]]
         planned: list[Plan] = []
+        seen: list[Segment] = []
         for step, following in zip(trajectory.steps, (*trajectory.steps[1:], None), strict=True):
             if step.plan is not None:
                 planned.append(step.plan)
-            if step.drafts:
-                if planned:
-                    ids = [token for plan in planned for token in plan_ids(plan, self.vocabulary)]
-                    learnt = not any(plan.flawed for plan in planned)
-                    segments.append(self._text(ids, segments[-1].next_position, control.vision_start, loss=learnt))
-                    planned = []
-                self._append_drafts(segments, step, last=following is None)
+            if not step.drafts:
+                continue
+            if planned:
+                plan = self._plan(planned, documents[-1][-1].next_position)
+                if seen and self.history == "last":
+                    documents.append(self._next_document(documents[-1], plan, seen))
+                else:
+                    documents[-1].append(plan)
+                planned = []
+            seen = self._append_drafts(documents[-1], step, last=following is None)
         if not trajectory.finished:
-            segments[-1] = replace(segments[-1], switch=IGNORE_INDEX)  # what would have followed is not known
-        return segments
+            documents[-1][-1] = replace(documents[-1][-1], switch=IGNORE_INDEX)  # what would have followed is not known
+        return documents
 
-    def _append_drafts(self, segments: list[Segment], step: Step, *, last: bool) -> None:
-        control = self.vocabulary.control
+    def _next_document(self, before: list[Segment], plan: Segment, seen: Sequence[Segment]) -> list[Segment]:
+        """Prompt and last image as context, then the plan. How the plan opens is learnt at the end of `before`."""
+        opening = 2  # bos <ins>
+        before.append(replace(plan, ids=plan.ids[:opening], switch=IGNORE_INDEX))
+        prompt = replace(before[0], switch=IGNORE_INDEX)
+        shift = prompt.next_position - seen[0].position
+        context = [prompt, *(replace(s, position=s.position + shift, switch=IGNORE_INDEX) for s in seen)]
+        bos = replace(plan, position=context[-1].next_position, ids=plan.ids[:1], loss=False, switch=IGNORE_INDEX)
+        return [*context, bos, replace(plan, position=bos.next_position, ids=plan.ids[1:])]
+
+    def _append_drafts(self, segments: list[Segment], step: Step, *, last: bool) -> list[Segment]:
+        """Adds a step's drafts and inspections; returns what stands there for its last image."""
+        control, image = self.vocabulary.control, []
         for number, draft in enumerate(step.drafts, start=1):
             after_image = control.eos if last and draft.inspection is None else control.bos
-            segments += self._image(draft, segments[-1].next_position, after_image)
+            role = "draft" if number == 1 else "refinement"
+            image = self._image(draft, segments[-1].next_position, after_image, role=role)
+            segments += image
             if draft.inspection is None:
                 continue
             after_last = control.eos if last else control.bos
             after_text = control.vision_start if number < len(step.drafts) else after_last
             ids = inspection_ids(draft.inspection, self.vocabulary)
-            segments.append(self._text(ids, segments[-1].next_position, after_text))
+            segments.append(self._text(ids, segments[-1].next_position, after_text, role="inspection"))
+        return [segment for segment in image if segment.kind is not Kind.NOISED]
 
-    def _text(self, ids: Sequence[int], position: int, switch: int, *, loss: bool = True) -> Segment:
+    def _plan(self, plans: Sequence[Plan], position: int) -> Segment:
+        ids = [token for plan in plans for token in plan_ids(plan, self.vocabulary)]
+        learnt = not any(plan.flawed for plan in plans)
+        return self._text(ids, position, self.vocabulary.control.vision_start, role="plan", loss=learnt)
+
+    def _text(self, ids: Sequence[int], position: int, switch: int, *, role: str, loss: bool = True) -> Segment:
         """`ids` between bos and eos."""
         control = self.vocabulary.control
         ids = (control.bos, *ids, control.eos)
-        return Segment(kind=Kind.TEXT, position=position, ids=ids, loss=loss, switch=switch)
+        return Segment(kind=Kind.TEXT, position=position, ids=ids, loss=loss, switch=switch, role=role)
 
-    def _image(self, draft: Draft, position: int, switch: int) -> list[Segment]:
+    def _image(self, draft: Draft, position: int, switch: int, *, role: str) -> list[Segment]:
         image = draft.image if self.resize is None else self.resize(draft.image)
         grid = patch_grid(image.shape[0], image.shape[1], self.stride, self.max_size)
-        clean = Segment(kind=Kind.CLEAN, position=position, grid=grid, image=image, switch=switch, droppable=True)
+        clean = Segment(
+            kind=Kind.CLEAN, position=position, grid=grid, image=image, switch=switch, droppable=True, role=role
+        )
         copies = self.noise_copies if self.draw_flawed or not draft.flawed else 0
         noised = replace(clean, kind=Kind.NOISED, switch=IGNORE_INDEX, droppable=False)
         if self.vision is None:
@@ -171,13 +242,12 @@ class Segmenter:
         vision = replace(clean, kind=Kind.VISION, position=position + 1, grid=grid, image=seen)
         return [noised] * copies + [replace(clean, switch=IGNORE_INDEX), vision]
 
-    @staticmethod
-    def _without_last_text(segments: list[Segment], drawn: int) -> list[Segment]:
+    def _without_last_text(self, segments: list[Segment], drawn: int) -> list[Segment]:
         """The context before the last text that precedes segment `drawn`, then that image.
 
         A text dropped from the sequence does not advance the position counter (BAGEL).
         """
-        cut = max(i for i in range(drawn) if segments[i].kind is Kind.TEXT)
+        cut = max(i for i in range(drawn) if segments[i].ids[:1] == (self.vocabulary.control.bos,))
         target = segments[drawn]
         copies = [s for s in segments if s.kind is Kind.NOISED and s.image is target.image]
         return segments[:cut] + [replace(copy, position=segments[cut].position) for copy in copies]
