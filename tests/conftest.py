@@ -67,6 +67,16 @@ def tiny_tokenizer():
 @pytest.fixture
 def tiny_bagel(tmp_path, tiny_tokenizer) -> Path:
     """A folder of the published layout: vision encoder, FLUX autoencoder, a tokenizer that knows no tags."""
+    return write_bagel(tmp_path / "tiny-bagel", tiny_tokenizer, multipliers=(1, 2), max_latent_size=10)
+
+
+@pytest.fixture
+def small_bagel(tmp_path, tiny_tokenizer) -> Path:
+    """The same with BAGEL's own strides and position table, for pictures of its sizes."""
+    return write_bagel(tmp_path / "small-bagel", tiny_tokenizer, multipliers=(1, 1, 1, 1), max_latent_size=64)
+
+
+def write_bagel(folder: Path, tokenizer, *, multipliers: tuple[int, ...], max_latent_size: int) -> Path:
     from safetensors.torch import save_file
 
     from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig
@@ -77,19 +87,18 @@ def tiny_bagel(tmp_path, tiny_tokenizer) -> Path:
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=48, num_layers=1, num_heads=2, patch_size=14, image_size=56)
     config = ModelConfig(
-        vocab_size=len(tiny_tokenizer) + 6, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4,
-        num_kv_heads=2, latent_channels=4, latent_downsample=2, latent_patch_size=2, max_latent_size=10,
-        vision=VisionConfig(**sizes),
+        vocab_size=len(tokenizer) + 6, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2,
+        latent_channels=4, latent_downsample=2 ** (len(multipliers) - 1), latent_patch_size=2,
+        max_latent_size=max_latent_size, vision=VisionConfig(**sizes),
     )  # fmt: skip
     model = UnifiedModel(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    folder = tmp_path / "tiny-bagel"
-    tiny_tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     (folder / "llm_config.json").write_text(json.dumps(llm_json(config)))
     (folder / "vit_config.json").write_text(json.dumps(vit_json(VisionConfig(**sizes))))
     save_file({published_name(k): v for k, v in model.state_dict().items()}, folder / "ema.safetensors")
-    flux = FluxConfig(width=32, multipliers=(1, 2), num_blocks=1, channels=4)
+    flux = FluxConfig(width=32, multipliers=multipliers, num_blocks=1, channels=4)
     save_file(FluxAutoencoder(flux).state_dict(), folder / "ae.safetensors")
     return folder
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig, PixelAutoencoder
-from brushwork.flow.engine import Engine
+from brushwork.flow.engine import Engine, image_tokens
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.path import timestep_grid
 from brushwork.flow.solver import euler
@@ -21,8 +21,8 @@ TEXTS = [[11, 12, 13], [14, 15], [16]]
 
 @pytest.fixture
 def make_engine(seeing_model, vocabulary):
-    def build(guidance: Guidance = BOTH, rows: int = 1) -> Engine:
-        sizes = dict(rows=rows, capacity=200, text_capacity=60, patches=4)
+    def build(guidance: Guidance = BOTH, rows: int = 1, context: str = "both") -> Engine:
+        sizes = dict(rows=rows, capacity=200, text_capacity=60, patches=4, context=context)
         return Engine(seeing_model, PixelAutoencoder(), vocabulary.control, guidance, **sizes)
 
     return build
@@ -79,6 +79,49 @@ def test_nothing_is_read_twice(make_engine, vocabulary):
     assert view.without_images.stretches[0] == (0, 5)  # the very slots of the main context
     engine.views([0])
     assert engine.rows[0].prefilled - before == 4
+
+
+@pytest.mark.parametrize("drew", [False, True])
+def test_a_restarted_sequence_is_one_that_never_read_anything_else(make_engine, vocabulary, drew):
+    """Prompt, text, image, text; then anew from the prompt with another image: every branch, and the slots hold."""
+    engine = make_engine(rows=2)
+    engine.read_text([text(TEXTS[0], vocabulary), text(TEXTS[1], vocabulary)])
+    engine.read_text([text(TEXTS[1], vocabulary), []])
+    engine.read_images([picture(0), None])
+    engine.read_text([text(TEXTS[2], vocabulary), []])
+    if drew:  # the branch without images has read a text of its own
+        engine.views([0])
+    other_mark = engine.rows[1].main.mark
+    engine.restart([5, 4], [picture(1), None])
+    engine.read_text([text(TEXTS[1], vocabulary), []])
+    (view,) = engine.views([0])
+    assert engine.rows[1].main.mark == other_mark
+
+    fresh = make_engine()
+    fresh.read_text([text(TEXTS[0], vocabulary)])
+    fresh.read_images([picture(1)])
+    fresh.read_text([text(TEXTS[1], vocabulary)])
+    (expected,) = fresh.views([0])
+    for name in ("main", "without_text", "without_images"):
+        context, other = getattr(view, name), getattr(expected, name)
+        assert context.mark == other.mark, name
+        alone = [type(v)(main=c, without_text=None, without_images=None, row=v.row) for v, c in
+                 ((view, context), (expected, other))]  # fmt: skip
+        torch.testing.assert_close(velocity(engine, alone[0]), velocity(fresh, alone[1]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("context", "tokens"), [("latent", 6), ("vision", 18), ("both", 24)])
+def test_what_stands_for_a_picture(make_engine, vocabulary, context, tokens):
+    """Two positions, whatever stands there; the branch without images has none of it."""
+    engine = make_engine(context=context)
+    engine.read_text([text(TEXTS[0], vocabulary)])
+    engine.read_images([picture(0)])
+    assert image_tokens(engine.model.config, 16, 16, context) == tokens
+    assert engine.rows[0].main.mark == (5 + tokens, 5 + 2)
+    engine.read_text([text(TEXTS[1], vocabulary)])
+    (view,) = engine.views([0])
+    assert view.without_text.mark == (5 + tokens, 5 + 2)
+    assert view.without_images.mark == (5 + 4, 5 + 4)
 
 
 def test_duplicate_branches_are_computed_once(make_engine, vocabulary):

@@ -1,9 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig
+from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig, PixelAutoencoder
 from brushwork.flow.generate import Sampling, TrajectoryGenerator, assemble
 from brushwork.flow.guidance import Guidance
+from brushwork.tokens.attention import Kind
+from brushwork.tokens.images import patchify, vision_patches
+from brushwork.tokens.packing import pack, split_documents
+from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Inspection, Plan
 
 PROMPTS = ["a red circle", "a blue square left of a circle", "a"]
@@ -137,6 +144,124 @@ def test_a_single_pass_is_one_image_and_nothing_in_vain(model, vocabulary):
 def test_evaluating_every_other_step(model, vocabulary):
     (trajectory,) = make(model, vocabulary, single_pass=True, evaluate_every=2)(["a red circle"], [0])
     assert trajectory.meta["cost"]["model_forwards"] == 1 + 4  # three at the start, then steps 5 of 4, 5, 6
+
+
+# -- what the model sees when it draws is what it was trained on ------------------------------------------------------
+
+
+class Eager(TrajectoryGenerator):
+    """Untrained, but fond of another step and of what it drew."""
+
+    def _choose(self, rows, logits):
+        control, liked = self.vocabulary.control, torch.zeros(logits.shape[1])
+        liked[[control.bos, control.ins, control.refine, control.refine_end]] = 2 * self.sampling.temperature
+        return super()._choose(rows, logits + liked)
+
+
+class Recording(Eager):
+    """Keeps of each row, by document, the logits behind each place that it read up to, and where images were drawn."""
+
+    def __call__(self, prompts, seeds):
+        self.document = [0] * len(prompts)
+        self.logits = [[] for _ in prompts]
+        self.drawings = [[] for _ in prompts]
+        return super().__call__(prompts, seeds)
+
+    def _restart(self, engine, rows):
+        for row in rows:
+            self.document[row.number] += row.restarts
+        super()._restart(engine, rows)
+
+    def _continue(self, fed, logits, rows):
+        for row, line in zip(fed, logits, strict=True):
+            self.logits[row.number].append((self.document[row.number], len(row.branches.main) - 1, line))
+        return super()._continue(fed, logits, rows)
+
+    def _paint(self, engine, rows):
+        for row in rows:
+            contexts = (getattr(row.drawn[0], name) for name in ("main", "without_text", "without_images"))
+            marks = [None if context is None else context.mark for context in contexts]
+            self.drawings[row.number].append((self.document[row.number], *marks))
+        return super()._paint(engine, rows)
+
+
+def teacher_forced(model, document, vocabulary):
+    """The logits behind every token of a training document, its noised images left out (nobody sees them)."""
+    batch = pack([[s for s in document if s.kind is not Kind.NOISED]], vocabulary.control)
+    everywhere = torch.arange(batch.num_tokens)
+    batch = replace(batch, switch_index=everywhere, switch_labels=everywhere, switch_span=everywhere)
+    images = [torch.tensor(s.image) for s in document if s.kind is Kind.CLEAN]
+    latents = [patchify(PixelAutoencoder().encode(image[None]), 8)[0] for image in images]
+    patches = torch.cat([*latents, torch.zeros((0, model.config.patch_dim))])
+    pixels = [vision_patches(image, model.config.vision.patch_size) for image in batch.vision_images]
+    with torch.no_grad():
+        return model(batch, patches, torch.zeros(len(patches)), torch.cat(pixels) if pixels else None).switch_logits
+
+
+def drawings(documents, control):
+    """Where a training sample draws: (document, mark of the context, ... without the last text, ... without images)."""
+    for number, document in enumerate(documents):
+        for place, segment in enumerate(document):
+            if segment.kind is Kind.NOISED:
+                before = [s for s in document[:place] if s.kind is not Kind.NOISED]
+                cut = max(i for i, s in enumerate(before) if s.ids[:1] == (control.bos,))
+                texts = sum(len(s) for s in before if s.kind is Kind.TEXT)
+                yield (
+                    number,
+                    (sum(map(len, before)), segment.position),
+                    (sum(map(len, before[:cut])), before[cut].position) if before[-1].kind is Kind.TEXT else None,
+                    (texts, texts) if any(s.kind is not Kind.TEXT for s in before) else None,
+                )
+
+
+@pytest.mark.parametrize(
+    ("context", "history"), [("both", "full"), ("vision", "full"), ("both", "last"), ("latent", "last")]
+)
+def test_sampling_sees_what_training_saw(seeing_model, vocabulary, context, history):
+    """Sampled trajectories, segmented for training: the same logits at every place, the same contexts to draw in."""
+    sampling = Sampling(
+        image_size=(16, 16), num_steps=1, temperature=20.0, max_images=4, max_text=6, context=context, history=history,
+        guidance=Guidance(text_scale=2.0, image_scale=2.0),
+    )  # fmt: skip
+    generator = Recording(seeing_model, vocabulary, sampling)
+    vision = seeing_model.config.vision.resize
+    segmenter = Segmenter(vocabulary=vocabulary, stride=8, context=context, history=history, vision=vision)
+    openings = set()
+    for number, trajectory in enumerate(generator(["a red circle", "a blue square"] * 4, range(8))):
+        documents = split_documents(segmenter(trajectory, np.random.default_rng(0)))
+        expected = [teacher_forced(seeing_model, document, vocabulary) for document in documents]
+        for document, place, logits in generator.logits[number]:
+            torch.testing.assert_close(logits, expected[document][place], atol=2e-4, rtol=1e-3)
+        assert generator.drawings[number] == list(drawings(documents, vocabulary.control))
+        with_drafts = [step for step in trajectory.steps if step.drafts]
+        assert len(documents) == (len(with_drafts) if history == "last" else 1)
+        openings |= {step.drafts[-1].inspection is None for step in with_drafts[:-1]}
+    assert openings == {False, True}, "steps that follow an inspection, and steps that follow an image"
+
+
+def test_a_model_that_cannot_see_reads_latents(model, vocabulary):
+    with pytest.raises(ValueError, match="no vision encoder; choose 'latent' or 'both'"):
+        make(model, vocabulary, context="vision")
+    prompts, seeds = PROMPTS * 3, range(9)
+    settings = dict(temperature=20.0, num_steps=1)
+    both, latent = (make(model, vocabulary, context=c, **settings)(prompts, seeds) for c in ("both", "latent"))
+    for one, other in zip(both, latent, strict=True):
+        assert words(one) == words(other) and np.array_equal(one.final_image, other.final_image)
+
+
+def test_documents_do_not_meet_and_end_well(seeing_model, vocabulary):
+    """Rows that start anew at different times, with quick drafts: alone and together."""
+    settings = dict(history="last", temperature=20.0, draft_steps=1, num_steps=2, max_images=4)
+    sampling = Sampling(image_size=(16, 16), max_text=6, guidance=Guidance(text_scale=2.0, image_scale=2.0), **settings)
+    generator = Eager(seeing_model, vocabulary, sampling)
+    prompts, seeds = PROMPTS, [12, 7, 11]
+    together, alone = generator(prompts, seeds), [generator([p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert max(sum(bool(step.drafts) for step in t.steps) for t in together) > 2
+    for one, other in zip(together, alone, strict=True):
+        assert words(one) == words(other)
+        assert one.meta["cost"]["model_forwards"] == other.meta["cost"]["model_forwards"]
+        for a, b in zip(one.drafts, other.drafts, strict=True):
+            assert np.abs(a.image.astype(int) - b.image).max() <= 1
 
 
 def test_no_prompts_no_trajectories(generator):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brushwork.flow import kernels
-from brushwork.flow.kernels import Pattern, flex, segmented, varlen, varlen_reference
+from brushwork.flow.kernels import Pattern, fastest, flex, segmented, varlen, varlen_reference
 from brushwork.tokens.attention import Kind, Span, dense_mask, token_layout, visible_spans
 from brushwork.tokens.packing import expert_major
 
@@ -150,6 +150,31 @@ def test_varlen_without_flash_attention_says_what_to_do():
     except ImportError:
         with pytest.raises(ImportError, match="segmented or flex"):
             varlen(pattern)
+
+
+def test_the_fastest_on_a_cpu_is_segmented_to_the_bit():
+    """Forward and backward."""
+    spans = spans_of([[(Kind.TEXT, 40), (Kind.NOISED, 30), (Kind.CLEAN, 30), (Kind.TEXT, 9)], [(Kind.VISION, 12)]])
+    pattern = Pattern(spans=spans, query_rows=np.arange(121), key_slots=np.arange(121))
+    results = []
+    for lowering in (segmented, fastest):
+        inputs = random_inputs(121, 121)
+        out = lowering(pattern)(*inputs)
+        results.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(("device", "flash", "lowering"), [
+    ("cuda", True, varlen), ("cuda", False, flex), ("cpu", True, segmented), ("mps", False, segmented),
+])  # fmt: skip
+def test_the_fastest_is_chosen_once_by_device_and_what_is_installed(device, flash, lowering, monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: name if flash else None)
+    kernels._fastest_on.cache_clear()
+    with caplog.at_level("INFO", logger=kernels.__name__):
+        chosen = [kernels._fastest_on(device) for _ in range(2)]
+    kernels._fastest_on.cache_clear()
+    assert chosen == [lowering, lowering]
+    assert [record.getMessage() for record in caplog.records] == [f"attention on {device}: {lowering.__name__}"]
 
 
 @pytest.mark.gpu

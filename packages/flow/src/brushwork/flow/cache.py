@@ -53,6 +53,12 @@ class Context:
         assert not left, f"a context of {len(self)} tokens has no {length} to show"
         return Context(stretches=stretches, position=position)
 
+    def behind(self, shared: "Context") -> "Context":
+        """An empty context in the slots that are this one's own, behind what another holds now."""
+        view, own = shared.view(), len(self) - self.shared
+        free = (self.free[0] - own, self.free[1])
+        return Context(stretches=view.stretches, position=view.position, free=free, shared=len(view))
+
     def rollback(self, mark: tuple[int, int]) -> None:
         """Forgets what came after `mark`; the slots are written anew by what follows.
 
@@ -94,8 +100,8 @@ class KVCache:
         start, self._given = self._given, self._given + capacity
         if self._given > self._scratch[0]:
             raise ValueError(f"contexts of {self._given} tokens exceed a cache of {self._scratch[0]}; raise num_slots")
-        view = Context(stretches=[], position=0) if shared is None else shared.view()
-        return Context(stretches=view.stretches, position=view.position, free=(start, self._given), shared=len(view))
+        empty = Context(stretches=[], position=0, free=(start, self._given))
+        return empty if shared is None else empty.behind(shared)
 
     def place(self, lengths: Sequence[int], contexts: Sequence[Context], *, keep: bool) -> Int[np.ndarray, " tokens"]:
         """Slots for new tokens: `lengths[i]` behind context i, which then holds them, or scratch.

@@ -7,64 +7,70 @@
     tokenizer.json, …    the Qwen2 tokenizer, or vocabulary.json for a vocabulary of words
 
 The mini model and the 7B are written and read by the same lines, and other BAGEL tools load what is written here.
+A folder with an adapter (see `lora`) stands for its base with the adapter added.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from brushwork.flow import lora
 from brushwork.flow.autoencoder import Autoencoder, FluxAutoencoder, PixelAutoencoder, check_autoencoder
+from brushwork.flow.lineage import WEIGHTS, lineage, model_file, open_weights, reference
 from brushwork.flow.model import ModelConfig, UnifiedModel
-from brushwork.flow.published import (
-    PATCH_EMBEDDING,
-    Shapes,
-    flux_config,
-    llm_json,
-    model_config,
-    published_name,
-    vit_json,
-)
-from brushwork.flow.quantize import is_nf4, nf4_weight, prepare_nf4
+from brushwork.flow.published import flux_config, llm_json, model_config, published_name, vit_json
+from brushwork.flow.quantize import is_nf4, prepare_nf4
 from brushwork.flow.vision import VisionConfig
+from brushwork.flow.weights import WeightFile, fill, is_sharded
 from brushwork.tokens.vocabulary import QwenVocabulary, Vocabulary, WordVocabulary
 
-WEIGHTS = "ema.safetensors"
 _AUTOENCODER, _CONFIG, _WORDS = "ae.safetensors", "config.json", "vocabulary.json"
 _LLM, _VIT = "llm_config.json", "vit_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
 _FORMAT = "brushwork.unified"
-_CHUNK = 1 << 26
-"""Bytes after which a file is opened anew, so that what was read of it is given back to the system."""
+_BASE = "base"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """What belongs together: a model, the vocabulary it was trained with, and the autoencoder of its latents."""
+    """What belongs together: a model, the vocabulary it was trained with, and the autoencoder of its latents.
+
+    Attributes:
+        source: the folder or hub repository that the weights came from, those below an adapter; empty from scratch.
+        adapter: what the adapters beside the model's matrices are; None without.
+    """
 
     model: UnifiedModel
     vocabulary: Vocabulary
     autoencoder: Autoencoder
+    source: str = ""
+    adapter: lora.Adapter | None = None
 
 
-def from_scratch(words: str | Path, **sizes: Any) -> Bundle:
+def from_scratch(
+    words: str | Path, *, quantize: Literal["nf4"] | None = None, base: str | Path | None = None, **sizes: Any
+) -> Bundle:
     """A new model of plain pixels for a vocabulary of words.
 
     Args:
         words: a JSON list of words, as `lightning build` writes it.
+        quantize: "nf4" holds the decoder's matrices in 4 bits, frozen, for adapters to be trained beside them.
+        base: a folder for the new weights before they are quantised; the adapters belong to these.
         sizes: of `ModelConfig`, but for the vocabulary's.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there are no such words.
+        ValueError: weights are to be quantised, and there is no folder for what they were.
     """
     if not Path(words).is_file():
         raise FileNotFoundError(
@@ -73,7 +79,14 @@ def from_scratch(words: str | Path, **sizes: Any) -> Bundle:
         )
     vocabulary = WordVocabulary.from_json(Path(words).read_text())
     model = UnifiedModel(ModelConfig(vocab_size=len(vocabulary), **sizes))
-    return Bundle(model=model, vocabulary=vocabulary, autoencoder=PixelAutoencoder())
+    bundle = Bundle(model=model, vocabulary=vocabulary, autoencoder=PixelAutoencoder())
+    if quantize is None:
+        return bundle
+    if base is None:
+        raise ValueError(
+            f"quantize is {quantize}: new weights must be kept whole as well; give base, a folder for them"
+        )
+    return from_pretrained(save_pretrained(bundle, base), dtype="float32", quantize=quantize)
 
 
 def from_pretrained(
@@ -83,44 +96,79 @@ def from_pretrained(
     device: str | torch.device = "cpu",
     quantize: Literal["nf4"] | None = None,
 ) -> Bundle:
-    """Reads a folder that `save_pretrained` wrote, or a published BAGEL.
+    """Reads a folder that `save_pretrained` wrote, a published BAGEL, or an adapter of either.
 
     Weights come in one tensor at a time, straight in the wanted precision, so that host memory holds hardly more than
-    one copy.
+    one copy. An adapter is added to the weights of its base; beside 4-bit weights, which cannot take it, it stays an
+    adapter.
 
     Args:
         source: a folder, or the id of a repository on the Hugging Face hub ("owner/name"), which is then downloaded.
-        dtype: precision of the weights ("bfloat16", …); None keeps the file's.
-        device: where they go.
+        dtype: precision of the weights ("bfloat16", …); None takes the file's, the widest where it holds several.
+        device: where they go. On "meta" no weights are read: `load_weights` does it later, when the model has been
+            prepared for training and maybe split over processes. The autoencoder then is on the CPU.
         quantize: "nf4" holds the decoder's matrices in 4 bits, frozen (extra `adapters`).
 
     Raises:
-        FileNotFoundError: a file is missing, or the hub cannot be reached.
-        ValueError: weights, vocabulary or autoencoder do not fit the configuration; the message lists what differs.
+        FileNotFoundError: a file or an adapter's base is missing, or the hub cannot be reached.
+        ValueError: weights, adapter, vocabulary or autoencoder do not fit the configuration; the message lists what
+            differs.
     """
-    folder = _resolve(source)
-    model, autoencoder = load_model(folder, dtype=dtype, device=device, quantize=quantize)
+    line = lineage(source)
+    beside = line.pop()[1] if quantize is not None and len(line) > 1 else None
+    model, autoencoder = _read(line, dtype, device, quantize)
+    folder = line[0][1]
     vocabulary = _read_vocabulary(folder)
     if len(vocabulary) > model.config.vocab_size:
         raise ValueError(
             f"{folder}: the vocabulary has {len(vocabulary)} ids with the control tokens, the model only "
             f"{model.config.vocab_size} embedding rows; take the tokenizer that the model was trained with"
         )
-    return Bundle(model=model, vocabulary=vocabulary, autoencoder=autoencoder)
+    bundle = Bundle(model=model, vocabulary=vocabulary, autoencoder=autoencoder, source=line[-1][0])
+    return bundle if beside is None else _put_beside(bundle, beside, device)
 
 
 def load_model(
-    folder: str | Path,
-    *,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-    quantize: Literal["nf4"] | None = None,
+    source: str | Path, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> tuple[UnifiedModel, Autoencoder]:
     """Model and autoencoder of a folder, without the vocabulary; see `from_pretrained`."""
-    folder, precision = Path(folder), _precision(dtype)
-    shapes = _shapes(folder, WEIGHTS)
-    has_autoencoder = (folder / _AUTOENCODER).is_file()
-    flux = flux_config(_shapes(folder, _AUTOENCODER)) if has_autoencoder else None
+    return _read(lineage(source), dtype, device, None)
+
+
+def load_weights(bundle: Bundle, *, device: str | torch.device = "cpu") -> None:
+    """Reads the weights of a model that `from_pretrained` made on the meta device.
+
+    Of a model that `fully_shard` has split, each process reads its own rows alone. Adapters that were added in between
+    get their first values.
+
+    Args:
+        bundle: the model; its weights come from `bundle.source`.
+        device: where they go.
+
+    Raises:
+        FileNotFoundError, ValueError: as `from_pretrained`; or the model is split and has 4-bit weights or DoRA
+            adapters, which need whole matrices.
+    """
+    model, adapter = bundle.model, bundle.adapter
+    if adapter is not None and adapter.dora and any(map(is_sharded, model.parameters())):
+        raise ValueError(
+            "DoRA adapters need whole matrices, but the weights are split over processes; take LoRA, or ddp"
+        )
+    fill(model, open_weights(lineage(bundle.source)), named=lora.base_name, device=device)
+    if adapter is not None:
+        lora.initialise(model, adapter)
+
+
+def _read(
+    line: Sequence[tuple[str, Path]],
+    dtype: str | torch.dtype | None,
+    device: str | torch.device,
+    quantize: Literal["nf4"] | None,
+) -> tuple[UnifiedModel, Autoencoder]:
+    """Model and autoencoder of a base and the adapters on top of it."""
+    folder, weights, precision = line[0][1], open_weights(line), _precision(dtype)
+    file = WeightFile(folder / _AUTOENCODER) if (folder / _AUTOENCODER).is_file() else None
+    flux = file and flux_config(file.shapes)
     data = _read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
     try:
         if data.get("format") == _FORMAT:
@@ -130,20 +178,33 @@ def load_model(
             vit = _read_json(folder / _VIT) if (folder / _VIT).is_file() else None
             if flux is None:
                 raise FileNotFoundError(f"{folder} holds no {_AUTOENCODER}; a published BAGEL folder needs it")
-            config = model_config(_read_json(folder / _LLM), vit, shapes, flux)
+            config = model_config(_read_json(folder / _LLM), vit, WeightFile(folder / WEIGHTS).shapes, flux)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the configuration in {folder} lacks or misspells a key: {error}") from error
     with torch.device("meta"):
-        model = UnifiedModel(config)
+        model = UnifiedModel(config).to(precision or weights.dtype)
         autoencoder = PixelAutoencoder() if flux is None else FluxAutoencoder(flux)
     check_autoencoder(autoencoder, config.latent_channels, config.latent_downsample)
     if quantize is not None:
         prepare_nf4(model, precision or torch.bfloat16)
-    fill(model, folder / WEIGHTS, rename=published_name, dtype=precision, device=device)
-    if isinstance(autoencoder, FluxAutoencoder):
-        fill(autoencoder, folder / _AUTOENCODER, dtype=torch.float32, device=device)
+    on_meta = torch.device(device).type == "meta"
+    if not on_meta:
+        fill(model, weights, device=device)
+    if file is not None:
+        fill(autoencoder, file, device="cpu" if on_meta else device)
         autoencoder.requires_grad_(False)
     return model, autoencoder
+
+
+def _put_beside(bundle: Bundle, folder: Path, device: str | torch.device) -> Bundle:
+    """Reads an adapter that stays one, frozen."""
+    if torch.device(device).type == "meta":
+        raise ValueError(f"the adapter in {folder} cannot wait for 4-bit weights; read both at once, on a real device")
+    adapter, _ = lora.read_config(folder)
+    lora.inject(bundle.model, replace(adapter, dropout=0.0))  # nobody tells a model that it is read to be used
+    fill(bundle.model, lora.open_weights(folder), named=partial(lora.stored_name, adapter=adapter), device=device)
+    bundle.model.requires_grad_(False)
+    return replace(bundle, adapter=adapter)
 
 
 def _precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -155,19 +216,31 @@ def _precision(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def save_pretrained(bundle: Bundle, folder: str | Path) -> Path:
-    """Writes a model folder; each file appears whole or not at all, the weights last.
+def save_pretrained(bundle: Bundle, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
+    """Writes a model folder, or that of an adapter; each file appears whole or not at all, the weights last.
+
+    An adapter of a model from scratch takes the rest of the model along, in a folder `base`.
+
+    Args:
+        bundle: the model, or the base with the adapter.
+        folder: where to.
+        state: the model's tensors by name, as its `state_dict` has them, where they had to be gathered first; an
+            adapter needs those that train.
 
     Raises:
-        ValueError: the model holds 4-bit weights, which have lost what the file should hold.
+        ValueError: the model holds 4-bit weights, which have lost what the file should hold; or an adapter would
+            replace its own base.
     """
     folder, model, config = Path(folder), bundle.model, bundle.model.config
     check_writable(model)
+    state = model.state_dict() if state is None else state
+    if bundle.adapter is not None:
+        return _save_adapter(bundle, bundle.adapter, folder, state)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / f".{WEIGHTS}.tmp"
-    _save(weights, {published_name(name): tensor for name, tensor in model.state_dict().items()})
+    weights = folder / f".{WEIGHTS}.{os.getpid()}"
+    _save(weights, {published_name(name): tensor for name, tensor in state.items()})
     texts: dict[str, Any] = {_CONFIG: {"format": _FORMAT, **config.to_dict()}, _LLM: llm_json(config)}
-    stale = {_VIT, _AUTOENCODER, _WORDS, *_TOKENIZER}
+    stale = {_VIT, _AUTOENCODER, _WORDS, *_TOKENIZER, lora.WEIGHTS, lora.CONFIG}
     if config.vision is not None:
         texts[_VIT] = vit_json(config.vision)
     if isinstance(bundle.autoencoder, FluxAutoencoder):
@@ -184,18 +257,41 @@ def save_pretrained(bundle: Bundle, folder: str | Path) -> Path:
     return folder
 
 
+def _save_adapter(bundle: Bundle, adapter: lora.Adapter, folder: Path, state: Mapping[str, Tensor]) -> Path:
+    names = {name: stored for name in state if (stored := lora.stored_name(name, adapter)) is not None}
+    if bundle.source:
+        if Path(bundle.source).resolve() == folder.resolve():
+            raise ValueError(f"the adapter would take the place of its own base, {folder}; write it elsewhere")
+        base = reference(bundle.source, folder)
+    else:
+        base = f"./{_BASE}"
+        plain = {plain: tensor for name, tensor in state.items() if (plain := lora.base_name(name)) is not None}
+        save_pretrained(replace(bundle, adapter=None), folder / _BASE, plain)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f".{lora.WEIGHTS}.{os.getpid()}"
+    _save(weights, {lora.file_name(stored): state[name] for name, stored in names.items()})
+    _replace(folder / lora.CONFIG, json.dumps(lora.config_json(adapter, base), indent=1))
+    for name in (WEIGHTS, _CONFIG, _LLM, _VIT, _AUTOENCODER, _WORDS, *_TOKENIZER):  # of a whole model that was here
+        (folder / name).unlink(missing_ok=True)
+    os.replace(weights, folder / lora.WEIGHTS)
+    return folder
+
+
 def check_writable(model: UnifiedModel) -> None:
     """Refuses a model that could not be written in the end.
 
     Raises:
-        ValueError: it holds 4-bit weights, which have lost what the file should hold.
+        ValueError: it holds 4-bit weights, which have lost what the file should hold, and no adapter beside them.
     """
-    if any(map(is_nf4, model.modules())):
-        raise ValueError("a model with 4-bit weights cannot be written; read it without quantize=nf4")
+    if any(map(is_nf4, model.modules())) and not lora.is_adapted(model):
+        raise ValueError(
+            "a model with 4-bit weights cannot be written; read it without quantize=nf4, or train adapters beside them "
+            "(finetune=qlora)"
+        )
 
 
 def weights_fingerprint(source: str | Path) -> str:
-    """Sixteen hex digits that change with the weights of a model folder.
+    """Sixteen hex digits that change with the weights of a model folder, or of an adapter and all below it.
 
     A hash of the file's size and of up to 512 evenly spread pieces of 64 KiB, which is quick for any model and meets
     every matrix of it.
@@ -203,58 +299,25 @@ def weights_fingerprint(source: str | Path) -> str:
     Raises:
         FileNotFoundError: no such model folder.
     """
-    path, piece = _file(_resolve(source), WEIGHTS), 1 << 16
-    size = path.stat().st_size
+    (_, base), *adapters = lineage(source)
+    digest = _fingerprint(model_file(base, WEIGHTS))
+    for _, folder in adapters:
+        above = _fingerprint(lora.open_weights(folder).path)
+        digest = hashlib.sha256(f"{digest} {above} {lora.read_config(folder)[0]}".encode()).hexdigest()
+    return digest[:16]
+
+
+def _fingerprint(path: Path) -> str:
+    piece, size = 1 << 16, path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
         for start in range(0, size, max(piece, size // 512)):
             file.seek(start)
             digest.update(file.read(piece))
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
-
-
-def _resolve(source: str | Path) -> Path:
-    """The folder of a model, downloaded from the hub where `source` is no folder but could be a repository's id."""
-    folder = Path(source)
-    if folder.is_dir() or folder.parent.is_dir() or str(source).count("/") != 1:
-        return folder  # the parent of a hub id is no folder here
-    missing = f"{source} is no folder here, and as a hub repository it cannot be had"
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise FileNotFoundError(f"{missing}: pip install 'brushwork-flow[bagel]' first") from error
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "merges.txt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(f"{missing}: {str(error).splitlines()[0]}") from error
-
-
-def _file(folder: Path, name: str) -> Path:
-    """A file of a model folder; FileNotFoundError where it is missing."""
-    if not (folder / name).is_file():
-        raise FileNotFoundError(
-            f"{folder} is no model folder: {name} is missing; "
-            "expected what `lightning fit` writes, or a published BAGEL"
-        )
-    return folder / name
-
-
-def _shapes(folder: Path, name: str) -> Shapes:
-    """Shapes by name of a safetensors file; nothing else of it is read."""
-    path = _file(folder, name)
-    return _opened(path, lambda file: {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
-
-
-def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return use(file)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}); copy or train it again") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -302,7 +365,7 @@ def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> set[str]:
 
 
 def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.tmp")
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text)
     os.replace(part, path)
 
@@ -312,81 +375,3 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
     part.chmod(0o644)  # safetensors writes for the owner's eyes alone
     os.replace(part, path)
-
-
-# -- weights ----------------------------------------------------------------------------------------------------------
-
-
-def fill(
-    module: nn.Module,
-    path: str | Path,
-    *,
-    rename: Callable[[str], str] = str,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
-) -> None:
-    """Gives a module, which may be on the meta device, the weights of a safetensors file, one tensor at a time.
-
-    Args:
-        rename: our names to the file's.
-
-    Raises:
-        ValueError: the file is damaged, or its names or shapes are not the module's; every difference is listed.
-    """
-    path = Path(path)
-    wanted = {rename(name): (name, tuple(tensor.shape)) for name, tensor in _named_tensors(module)}
-    _check_names(path, _shapes(path.parent, path.name), {name: shape for name, (_, shape) in wanted.items()})
-    for name, tensor in _stream(path, wanted):
-        owner, _, leaf = wanted[name][0].rpartition(".")
-        parent = module.get_submodule(owner)
-        if name == PATCH_EMBEDDING and tensor.ndim == 4:
-            tensor = _as_matrix(tensor)
-        if is_nf4(parent) and leaf == "weight":
-            parent.weight = nf4_weight(tensor.to(dtype or tensor.dtype), device)
-            continue
-        tensor = tensor.to(device=device, dtype=dtype, copy=True)
-        if leaf in parent._parameters:
-            setattr(parent, leaf, nn.Parameter(tensor))
-        else:
-            setattr(parent, leaf, tensor)
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _stream(path: Path, names: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file; it is mapped anew now and then, since mapped pages count as memory until it is closed."""
-    left = list(names)
-    while left:
-        size = 0
-        with safe_open(path, framework="pt") as file:
-            while left and size < _CHUNK:
-                tensor = file.get_tensor(left[0])
-                size += tensor.nbytes
-                yield left.pop(0), tensor
-
-
-def _as_matrix(convolution: Tensor) -> Tensor:
-    """SigLIP's own file stores the patch embedding as a convolution; ours reads row, column, channel."""
-    return convolution.permute(0, 2, 3, 1).flatten(1)
-
-
-def _check_names(path: Path, found: Shapes, wanted: Shapes) -> None:
-    found = dict(found)
-    if len(shape := found.get(PATCH_EMBEDDING, ())) == 4:
-        found[PATCH_EMBEDDING] = (shape[0], shape[1] * shape[2] * shape[3])
-    problems = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
-    problems += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
-    problems += [
-        f"{name} is {found[name]}, the model expects {wanted[name]}"
-        for name in sorted(found.keys() & wanted.keys())
-        if found[name] != wanted[name]
-    ]
-    if problems:
-        shown = "\n  ".join(problems[:20] + [f"… and {len(problems) - 20} more"] * (len(problems) > 20))
-        raise ValueError(
-            f"{path} holds the weights of another model ({len(problems)} differences):\n  {shown}\n"
-            "use the configuration that the checkpoint was trained with"
-        )

@@ -6,7 +6,7 @@ texts by itself, not before somebody draws.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from brushwork.flow.solver import Velocity
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify, vision_patches
 from brushwork.tokens.packing import PackedBatch, pack
-from brushwork.tokens.segments import Segment
+from brushwork.tokens.segments import ImageContext, Segment
 from brushwork.tokens.trajectory import Image
 from brushwork.tokens.vocabulary import ControlIds
 
@@ -82,15 +82,18 @@ class _DrawingPlan:
     """Of each image, its sample in full context, without the last text, without images."""
 
 
-def image_tokens(config: ModelConfig, height: int, width: int) -> int:
+def image_tokens(config: ModelConfig, height: int, width: int, context: ImageContext = "both") -> int:
     """Tokens of a picture (sides in pixels) that is read: its latents, and what the vision encoder sees of it.
+
+    Args:
+        context: which of the two stands for it; the latents alone where the model has no vision encoder.
 
     Raises:
         ValueError: a side that the patches do not divide, or a picture beyond the position table.
     """
     rows, columns = config.grid(height, width)
-    tokens = rows * columns + 2
-    if config.vision is not None:
+    tokens = 0 if context == "vision" else rows * columns + 2
+    if config.vision is not None and context != "latent":
         seen_width, seen_height = config.vision.resize.size(width, height)
         tokens += (seen_width // config.vision.patch_size) * (seen_height // config.vision.patch_size) + 2
     return tokens
@@ -108,6 +111,7 @@ class Engine:
         capacity: most tokens a sequence can come to.
         text_capacity: most tokens of its texts.
         patches: latent patches of the largest image to be drawn; 0 where none is.
+        context: what stands for a picture that is read; the model must have what is asked for.
 
     Raises:
         ValueError: the autoencoder is another model's.
@@ -124,9 +128,11 @@ class Engine:
         capacity: int,
         text_capacity: int,
         patches: int,
+        context: ImageContext = "both",
     ) -> None:
         check_autoencoder(autoencoder, model.config.latent_channels, model.config.latent_downsample)
         self.model, self.autoencoder, self.control, self.guidance = model, autoencoder, control, guidance
+        self.context = context
         self._text_capacity = text_capacity if guidance.uses_images else 0
         branches = 1 + (guidance.text_scale > 1) + guidance.uses_images
         scratch = branches * rows * (patches + 2)
@@ -163,6 +169,8 @@ class Engine:
     def read_images(self, images: Sequence[Image | None]) -> Float[Tensor, "reading vocab"]:
         """Reads a picture in each sequence (None: it rests): its latents without noise, then what the encoder sees.
 
+        One of the two may be left out, see `context`.
+
         Returns:
             Logits behind the image of each sequence that was given one.
 
@@ -172,8 +180,9 @@ class Engine:
         for image in images:
             if image is not None:
                 self.model.config.grid(image.shape[0], image.shape[1])  # refuses before anything is encoded
-        latents = [None if image is None else self._latents(image) for image in images]
-        if self.model.config.vision is None:
+        wanted = [None if self.context == "vision" else image for image in images]
+        latents = [None if image is None else self._latents(image) for image in wanted]
+        if self.model.config.vision is None or self.context == "latent":
             return self.read_patches(latents)
         resize = self.model.config.vision.resize
         return self.read_patches(latents, [None if image is None else self._pixels(resize(image)) for image in images])
@@ -195,31 +204,51 @@ class Engine:
         """Reads images that are encoded already, see `read_images`.
 
         Args:
-            latents: scaled latents; None where a sequence rests.
-            pixels: patches for the vision encoder and their grid; empty for a model without one.
+            latents: scaled latents; None where a sequence reads none.
+            pixels: patches for the vision encoder and their grid; None where a sequence reads none, empty where no
+                sequence does. A sequence that reads neither rests.
         """
-        patch, samples, contexts, patches = self.model.config.latent_patch_size, [], [], []
+        patch, samples, rows, patches = self.model.config.latent_patch_size, [], [], []
         for row, image, seen in zip(self.rows, latents, pixels or [None] * len(latents), strict=True):
-            if image is None:
+            if image is None and seen is None:
                 continue
             if self.guidance.uses_images and row.without_images is None:
                 row.without_images = self.cache.context(self._text_capacity, shared=row.main)
-            grid = (image.shape[1] // patch, image.shape[2] // patch)
-            sample = [Segment(kind=Kind.CLEAN, position=row.main.position, grid=grid)]
+            sample = []
+            if image is not None:
+                grid = (image.shape[1] // patch, image.shape[2] // patch)
+                sample.append(Segment(kind=Kind.CLEAN, position=row.main.position, grid=grid))
+                patches.append(patchify(image[None].float(), patch)[0])
             if seen is not None:
                 sample.append(Segment(kind=Kind.VISION, position=row.main.position + 1, grid=seen[1]))
-            last = sample.pop()
-            samples.append([*sample, Segment(kind=last.kind, position=last.position, grid=last.grid, switch=_WANTED)])
-            contexts.append(row.main)
-            patches.append(patchify(image[None].float(), patch)[0])
-            self._count(row, sum(map(len, samples[-1])))
+            samples.append([*sample[:-1], replace(sample[-1], switch=_WANTED)])
+            rows.append((row, row.main.position + 1 + (self.model.config.vision is not None)))
+            self._count(row, sum(map(len, sample)))
         seen_pixels = [item[0] for item in pixels if item is not None]
         both = (torch.cat(parts) if parts else None for parts in (patches, seen_pixels))
-        logits = self._read(samples, contexts, *both)
-        for row, image in zip(self.rows, latents, strict=True):
-            if image is not None:
-                row.before_text = row.main.mark  # there is no text behind an image yet (BAGEL)
+        logits = self._read(samples, [row.main for row, _ in rows], *both)
+        for row, following in rows:
+            row.main.position = following  # an image takes the same positions whichever of its copies is read
+            row.before_text = row.main.mark  # there is no text behind an image yet (BAGEL)
         return logits
+
+    def restart(self, beginnings: Sequence[int], images: Sequence[Image | None]) -> None:
+        """Forgets, in each sequence that is given a picture, all but its first texts, and reads the picture.
+
+        Views of those sequences are void from then on.
+
+        Args:
+            beginnings: tokens of the first texts of each sequence, no image among them.
+            images: one a sequence; None leaves it as it is.
+        """
+        for row, tokens, image in zip(self.rows, beginnings, images, strict=True):
+            if image is None:
+                continue
+            row.main.rollback((tokens, tokens))
+            row.unread = []
+            if row.without_images is not None:
+                row.without_images = row.without_images.behind(row.main)
+        self.read_images(images)
 
     @torch.no_grad()
     def _read(

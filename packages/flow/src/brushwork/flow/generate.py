@@ -26,6 +26,7 @@ from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import timestep_grid
 from brushwork.flow.solver import euler
 from brushwork.tokens.grammar import FORBIDDEN, State, is_word, parse_text, transition_table
+from brushwork.tokens.segments import History, ImageContext, check_choices
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
 
@@ -39,11 +40,14 @@ class _Row:
     seed: int
     generator: torch.Generator
     branches: Branches
+    prompt_tokens: int
     state: State = State.PROMPT
     text: list[int] = field(default_factory=list)
     events: list[list[int] | Image] = field(default_factory=list)
     waits: bool = False
+    restarts: bool = False
     images: int = 0
+    image: Image | None = None  # the last of them
     drawn: tuple[View, Tensor, int] | None = None  # view, noise and steps of the last image
     text_tokens: int = 0
     denoise_steps: int = 0
@@ -66,6 +70,8 @@ class Sampling:
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
         max_text: tokens, tags included, after which a text is brought to its end.
         single_pass: an image follows the prompt and ends it, for models that were never taught when to draw.
+        context, history: what a draft is read back as, and what stands before a step: as in training, see
+            `tokens.segments.Segmenter`.
     """
 
     image_size: tuple[int, int] = (32, 32)
@@ -78,9 +84,12 @@ class Sampling:
     max_images: int = 10
     max_text: int = 128
     single_pass: bool = False
+    context: ImageContext = "both"
+    history: History = "full"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for numbers that no image can be drawn with."""
+        """Raises ValueError for numbers that no image can be drawn with, and for choices that there are not."""
+        check_choices(self.context, self.history, sees=True)
         steps = [self.num_steps, self.evaluate_every, *([] if self.draft_steps is None else [self.draft_steps])]
         if min(*steps, self.max_images, self.max_text) < 1:
             raise ValueError(f"num_steps, draft_steps, evaluate_every and the limits must be at least 1, got {self}")
@@ -101,8 +110,8 @@ class TrajectoryGenerator:
         fingerprint: names weights and settings, so that drawings of two models are not mixed in one folder.
 
     Raises:
-        ValueError: the image size is no multiple of the model's stride or beyond its position table, or the autoencoder
-            is another model's.
+        ValueError: the image size is no multiple of the model's stride or beyond its position table, the autoencoder is
+            another model's, or drafts are to be seen by a model without a vision encoder.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class TrajectoryGenerator:
     ) -> None:
         self.sampling = sampling = sampling or Sampling()
         self.grid = model.config.grid(*sampling.image_size)
+        check_choices(sampling.context, sampling.history, sees=model.config.vision is not None)
         self.model = model.eval()
         self.vocabulary = vocabulary
         self.autoencoder = autoencoder or PixelAutoencoder()
@@ -159,8 +169,15 @@ class TrajectoryGenerator:
         texts, control = [self.vocabulary.encode(prompt) for prompt in prompts], self.vocabulary.control
         engine = self._engine(len(prompts), max(map(len, texts)))
         rows = [
-            _Row(number=i, prompt=prompt, seed=seed, generator=torch.Generator().manual_seed(seed), branches=branches)
-            for i, (prompt, seed, branches) in enumerate(zip(prompts, seeds, engine.rows, strict=True))
+            _Row(
+                number=i,
+                prompt=prompt,
+                seed=seed,
+                generator=torch.Generator().manual_seed(seed),
+                branches=engine.rows[i],
+                prompt_tokens=len(texts[i]) + 2,
+            )
+            for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
         self._write(engine, rows, [[control.bos, *ids, control.eos] for ids in texts])
         while waiting := [row for row in rows if row.waits]:
@@ -173,7 +190,7 @@ class TrajectoryGenerator:
         """With room for a plan, an inspection and two copies of each image that is read back."""
         limits = self.sampling
         words = limits.max_images * 2 * (limits.max_text + 8)  # a text at its limit still has to close its tags
-        image = image_tokens(self.model.config, *limits.image_size)
+        image = image_tokens(self.model.config, *limits.image_size, limits.context)
         drawn = 0 if limits.single_pass else words + limits.max_images * image
         return Engine(
             self.model,
@@ -184,6 +201,7 @@ class TrajectoryGenerator:
             capacity=longest_prompt + 2 + drawn,
             text_capacity=0 if limits.single_pass else words,
             patches=self.grid[0] * self.grid[1],
+            context=limits.context,
         )
 
     # -- text ---------------------------------------------------------------------------------------------------------
@@ -191,8 +209,17 @@ class TrajectoryGenerator:
     def _write(self, engine: Engine, rows: list[_Row], pending: list[list[int]]) -> None:
         """Feeds `pending` ids to each row (none: the row rests), then lets those rows write until they wait or end."""
         while any(pending):
+            self._restart(engine, rows)
             logits = engine.read_text(pending)
             pending = self._continue([row for row, ids in zip(rows, pending, strict=True) if ids], logits, rows)
+
+    def _restart(self, engine: Engine, rows: list[_Row]) -> None:
+        """Leaves the prompt and the last image alone in front of each row that opens a step, if it was trained so."""
+        images = [row.image if row.restarts else None for row in rows]
+        if any(row.restarts for row in rows):
+            engine.restart([row.prompt_tokens for row in rows], images)
+        for row in rows:
+            row.restarts = False
 
     def _continue(self, fed: list[_Row], logits: Float[Tensor, "fed vocab"], rows: list[_Row]) -> list[list[int]]:
         """What each row writes next, given the logits at the last token of the rows that were fed."""
@@ -250,6 +277,10 @@ class TrajectoryGenerator:
         else:
             row.text.append(token)
         row.text_tokens += 1
+        opens_step = token == control.ins and before in (State.REVIEW, State.PLAN_START) and row.images
+        if opens_step and self.sampling.history == "last":
+            row.restarts = True
+            return [control.bos, token] if before is State.REVIEW else [token]  # a bos read before is forgotten
         return [token]
 
     # -- images -------------------------------------------------------------------------------------------------------
@@ -262,7 +293,7 @@ class TrajectoryGenerator:
         images: list[Image | None] = [None] * len(rows)
         for row, image in self._paint(engine, waiting):
             row.events.append(image)
-            row.images += 1
+            row.images, row.image = row.images + 1, image
             row.waits = False
             if self._must_end(row):
                 self._advance(row, self.vocabulary.control.eos)

@@ -1,4 +1,4 @@
-"""How the attention rule is carried out: three lowerings of one pattern, with one signature.
+"""How the attention rule is carried out: three lowerings of one pattern, with one signature, and a choice of them.
 
 A `Pattern` says which tokens ask and where the keys are. A lowering turns it into a function (queries, keys, values) →
 attended values, which every layer then calls:
@@ -6,13 +6,16 @@ attended values, which every layer then calls:
     segmented   each segment against exactly the keys it sees, by scaled-dot-product calls (the default; any device)
     flex        FlexAttention with the rule as its block mask (GPU; on a CPU forward only)
     varlen      flash-attn's variable-length kernel (GPU), or anything with its signature
+    fastest     varlen or flex on a GPU, segmented elsewhere
 
 The same patterns serve training packs and cached inference, where some keys are remembered in front of the pack.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib.util import find_spec
 from itertools import groupby
 
 import numpy as np
@@ -383,3 +386,15 @@ def varlen_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seql
         bias = torch.zeros(1, 1, rows, columns, dtype=q.dtype, device=q.device).masked_fill_(hidden, -torch.inf)
         outputs.append(_sdpa(q[one][None], k[many][None], v[many][None], bias if causal else None)[0])
     return torch.cat(outputs)
+
+
+def fastest(pattern: Pattern) -> Attend:
+    """Varlen on a GPU with flash-attn (half precision alone), flex on other GPUs, segmented elsewhere; logged once."""
+    return _fastest_on(pattern.device.type)(pattern)
+
+
+@cache
+def _fastest_on(device: str) -> Lowering:
+    lowering = segmented if device != "cuda" else varlen if find_spec("flash_attn") else flex
+    logging.getLogger(__name__).info("attention on %s: %s", device, lowering.__name__)
+    return lowering

@@ -44,6 +44,22 @@ _REST = {
 PATCH_EMBEDDING = _REST["vision.patch_embedding.weight"]
 """A matrix here and in BAGEL's file, a convolution in SigLIP's own."""
 
+BAGEL_7B = ModelConfig(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    rope_theta=1e6,
+    latent_channels=16,
+    latent_downsample=8,
+    latent_patch_size=2,
+    max_latent_size=64,
+    vision=VisionConfig(hidden_size=1152, intermediate_size=4304, num_layers=26, num_heads=16),
+)
+"""BAGEL-7B-MoT: 14,607,260,128 numbers in its `ema.safetensors`."""
+
 
 def published_name(name: str) -> str:
     """The published name of one of our parameters or tables; those that are not listed are called the same."""

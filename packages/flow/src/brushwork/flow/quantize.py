@@ -13,9 +13,10 @@ from brushwork.flow.model import UnifiedModel
 
 
 def prepare_nf4(model: UnifiedModel, compute_dtype: torch.dtype) -> None:
-    """Puts 4-bit layers in the place of the experts' matrices; weights come later, one by one, by `nf4_weight`.
+    """Puts frozen 4-bit layers in the place of the experts' matrices; weights come later, one by one, by `nf4_weight`.
 
     Args:
+        model: on the meta device, in the precision that the weights have before they are quantised.
         compute_dtype: of the matrix products.
 
     Raises:
@@ -35,12 +36,12 @@ def prepare_nf4(model: UnifiedModel, compute_dtype: torch.dtype) -> None:
                 # On processors with bfloat16 units one evaluation would otherwise repack the weights for good, and
                 # gradients through the layer would vanish without a word.
                 quantized.support_avx512bf16_for_cpu = False
-                setattr(expert, name, quantized)
+                setattr(expert, name, quantized.to(linear.weight.dtype).requires_grad_(False))
 
 
 def is_nf4(module: nn.Module) -> bool:
-    """Whether the module is one of the 4-bit layers."""
-    return type(module).__name__ == "Linear4bit"
+    """Whether the module is one of the 4-bit layers (peft has a class of the same name for what it puts around one)."""
+    return type(module).__name__ == "Linear4bit" and type(module).__module__.startswith("bitsandbytes")
 
 
 def nf4_weight(weight: Tensor, device: torch.device | str) -> nn.Parameter:
