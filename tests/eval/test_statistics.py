@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brushwork.eval.statistics import macro_average, paired_difference, wilson
+from brushwork.eval.statistics import (
+    Interval,
+    Spread,
+    macro_average,
+    over_runs,
+    paired_difference,
+    pooled_spread,
+    student_quantile,
+    wilson,
+)
 
 
 def test_wilson_equals_published_values():
@@ -87,3 +96,44 @@ def test_paired_difference_covers_the_truth():
         interval = paired_difference(drawn)
         covered.append(interval.low <= truth <= interval.high)
     assert 0.92 <= np.mean(covered) <= 0.98
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (30, 2.0423)])
+def test_student_equals_the_tables(freedom, quantile):
+    assert student_quantile(0.95, freedom) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_the_spread_is_pooled_over_groups_of_several_runs():
+    spread = pooled_spread([[0.1, 0.3], [0.5, 0.5, 0.8], [0.9]])
+    assert spread.freedom == 3 and spread.deviation == pytest.approx(((0.02 + 0.06) / 3) ** 0.5)
+    assert pooled_spread([[0.5], []]) == Spread(deviation=0.0, freedom=0)
+
+
+def test_runs_widen_an_interval_and_never_narrow_it():
+    prompts = Interval(estimate=0.9, low=0.8, high=0.95, num=50)
+    assert over_runs(prompts, [3], Spread(deviation=0.0, freedom=0)) == prompts
+    assert over_runs(prompts, [3], Spread(deviation=0.001, freedom=2)) == prompts
+    wide = over_runs(prompts, [4], Spread(deviation=0.1, freedom=2))
+    assert wide.low == pytest.approx(0.9 - 4.3027 * 0.05, abs=1e-4) and wide.high == 1
+    difference = over_runs(prompts, [4, 2], Spread(deviation=0.5, freedom=2), floor=-1.0)
+    assert difference.low == pytest.approx(0.9 - 4.3027 * 0.5 * 0.75**0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.3, 1.0])
+def test_the_difference_of_several_seeds_covers_the_truth(luck):
+    """Four rows of three seeds: prompts that are easy or hard, and training runs that are lucky or not, in logits."""
+    rng, covered = np.random.default_rng(0), []
+
+    def passed(num_seeds: int, num_prompts: int) -> np.ndarray:
+        prompts, rows = rng.normal(0, 1.5, num_prompts), rng.normal(0, 0.7, (4, 1, num_prompts))
+        logits = prompts + rows + rng.normal(0, luck, (4, num_seeds, 1)) + np.array([0, 0, 0, 1])[:, None, None]
+        return rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+
+    means = np.mean([passed(300, 1000).mean((1, 2)) for _ in range(10)], axis=0)
+    for _ in range(300):
+        rows = passed(3, 52)
+        spread = pooled_spread(row.mean(1).tolist() for row in rows)
+        pairs = list(zip(rows[0].mean(0).tolist(), rows[3].mean(0).tolist(), strict=True))
+        interval = over_runs(paired_difference({"kind": pairs}), [3, 3], spread, floor=-1.0)
+        covered.append(interval.low <= means[3] - means[0] <= interval.high)
+    assert 0.92 <= np.mean(covered) <= 0.99

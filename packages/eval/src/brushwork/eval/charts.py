@@ -147,7 +147,8 @@ def forest(groups: Sequence[tuple[str, Sequence[Interval | None]]]) -> Markup:
         for arm, interval in enumerate(intervals):
             if interval is None or math.isnan(interval.estimate):
                 continue
-            tip = f"{label}: {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f}), {interval.num} judged"
+            limits = f" ({interval.low:.2f} to {interval.high:.2f}), {interval.num} judged" if interval.num else ""
+            tip = f"{label}: {interval.estimate:.2f}{limits}"
             drawn = whisker(interval, arm, axis, top + row * (arm + 0.5))
             parts.append(Markup("<g><title>{}</title>{}</g>").format(tip, drawn))
         top += row * len(intervals) + gap

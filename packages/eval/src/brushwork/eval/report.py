@@ -1,6 +1,6 @@
 """Judged runs → one self-contained HTML page, a contact sheet and `results.json`: `lightning report`.
 
-Given a data set instead, the page that shows what is in it.
+Given a data set instead, the page that shows what is in it; given a study, its table beside the paper's.
 """
 
 import io
@@ -18,6 +18,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image as PillowImage
+from rich.console import Console
+from rich.text import Text
 
 from brushwork.eval import charts
 from brushwork.eval.contact_sheet import contact_sheet
@@ -27,6 +29,8 @@ from brushwork.eval.gallery import choose_hero, choose_keys, make_cards
 from brushwork.eval.machine import command_line
 from brushwork.eval.runs import Run, load_runs
 from brushwork.eval.statistics import Interval, wilson
+from brushwork.eval.study import read_study
+from brushwork.eval.study_table import explanations, study_context, study_json, study_table
 from brushwork.eval.summary import ArmSummary, summarise, to_json
 from brushwork.eval.verdicts import write_text
 
@@ -36,19 +40,21 @@ NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "ei
 
 
 def report(
-    runs: str | Path | Mapping[str, str | Path],
+    runs: str | Path | Mapping[str, str | Path] | None,
     out: str | Path,
     title: str = "Drawing in strokes, measured",
     baseline: str | None = None,
     gallery_per_kind: int = 2,
     seed: int = 0,
     dataset: str | Path | None = None,
+    study: str | None = None,
 ) -> Path:
-    """Compare arms that answered the same benchmark, or show what a data set holds.
+    """Compare arms that answered the same benchmark, or the rows of a study, or show what a data set holds.
 
     Args:
         runs: arm name → run folder, or one folder whose subfolders are the arms. A run folder holds `verdicts.jsonl`
-            and `predictions/`, and may hold `logs/**/metrics.csv` (Lightning) and the `*.yaml` of its commands.
+            and `predictions/`, and may hold `logs/**/metrics.csv` (Lightning) and the `*.yaml` of its commands. None:
+            `outputs`, or `outputs/studies` for a study.
         out: gets `report.html`, `contact_sheet.png`, `results.json` and, where an answer has several drafts, one of
             them as `trajectory.png`.
         title: the page's headline.
@@ -57,15 +63,18 @@ def report(
             set, samples of each split, kind and label.
         seed: of the gallery's choice.
         dataset: folder of shards that `lightning build` wrote. Where it is given, `out` gets `dataset.html` alone;
-            runs, title and baseline are not looked at.
+            runs, title, baseline and study are not looked at.
+        study: one of `brushwork.eval.study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to
+            stdout, and `out` gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked
+            at.
 
     Returns:
-        The path of `report.html` or `dataset.html`.
+        The path of `report.html`, `dataset.html` or `study.html`.
 
     Raises:
         FileNotFoundError: a run has no verdicts, or the data set no shards; the message names the command that makes
             them.
-        ValueError: no runs, a baseline that is none of them, or a negative gallery size or seed.
+        ValueError: no runs, a baseline that is none of them, a negative gallery size or seed, or no such study.
     """
     folder = Path(out)
     if dataset is not None:
@@ -74,7 +83,9 @@ def report(
         write_text(folder / "dataset.html", page)
         log.info("wrote %s", folder / "dataset.html")
         return folder / "dataset.html"
-    loaded = load_runs(runs)
+    if study is not None:
+        return report_study(study, "outputs/studies" if runs is None else runs, folder)
+    loaded = load_runs("outputs" if runs is None else runs)
     arms = summarise(loaded, baseline)
     cards = make_cards(loaded, choose_keys(loaded, gallery_per_kind, seed))
     everything = sorted({row.key for run in loaded for row in run.rows})
@@ -92,6 +103,27 @@ def report(
     for name in written:
         log.info("wrote %s", folder / name)
     return folder / "report.html"
+
+
+def report_study(name: str, runs: str | Path | Mapping[str, str | Path], folder: Path) -> Path:
+    """Print the table of a study and write it as a page and as JSON.
+
+    Raises:
+        FileNotFoundError: no row has a judged run.
+        ValueError: no such study, or runs that are not one folder.
+    """
+    if isinstance(runs, Mapping):
+        raise ValueError("a study's rows are subfolders of one folder; expected e.g. runs=outputs/studies")
+    result = read_study(name, runs)
+    console = Console()
+    console.print(study_table(result))
+    console.print(*(Text(sentence) for sentence in explanations(result)), sep="\n", soft_wrap=True)
+    page = render({**study_context(result), "date": now(), "command": command_line()}, "study")
+    write_text(folder / "study.html", page)
+    content = {"format": 1, "date": now(), **study_json(result)}
+    write_text(folder / "study.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    log.info("wrote %s and %s", folder / "study.html", folder / "study.json")
+    return folder / "study.html"
 
 
 def page_context(runs: Sequence[Run], arms: Sequence[ArmSummary], baseline: str) -> dict[str, Any]:
@@ -139,7 +171,8 @@ def render(context: Mapping[str, Any], name: str = "report") -> str:
     template = environment.from_string(templates.joinpath(f"{name}.html.j2").read_text(encoding="utf-8"))
     # Our own files, hence safe to embed as they are.
     style = Markup(templates.joinpath("report.css").read_text(encoding="utf-8").strip())
-    script = Markup(templates.joinpath(f"{name}.js").read_text(encoding="utf-8").strip())
+    script = templates.joinpath(f"{name}.js")
+    script = Markup(script.read_text(encoding="utf-8").strip()) if script.is_file() else ""
     return template.render(**context, style=style, script=script)
 
 

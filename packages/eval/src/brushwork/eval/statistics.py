@@ -1,13 +1,13 @@
-"""Intervals for success rates: Wilson for one kind, MOVER for the macro average, paired differences between arms.
+"""Intervals for success rates: Wilson for one kind, MOVER for the macro average, paired differences, several runs.
 
 Everything is closed-form and deterministic, and none of it collapses to zero width where a kind is all right or all
 wrong, as the bootstrap and the plain normal interval do.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist, variance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +27,19 @@ class Interval:
     num: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """How far single runs lie apart.
+
+    Attributes:
+        deviation: standard deviation of a run's figure.
+        freedom: degrees of freedom behind it; 0 where nothing is known.
+    """
+
+    deviation: float
+    freedom: int
+
+
 def normal_quantile(confidence: float) -> float:
     """The two-sided standard-normal quantile, 1.96 for 0.95.
 
@@ -38,11 +51,11 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def wilson(passed: int, num: int, confidence: float = 0.95) -> Interval:
+def wilson(passed: int | float, num: int, confidence: float = 0.95) -> Interval:
     """The Wilson score interval of a success rate.
 
     Args:
-        passed: successes, 0 to `num`.
+        passed: successes, 0 to `num`; a sum of shares where a trial was repeated.
         num: trials. With none, nothing is known: the estimate is NaN and the limits are 0 and 1.
         confidence: coverage aimed at.
 
@@ -63,7 +76,7 @@ def wilson(passed: int, num: int, confidence: float = 0.95) -> Interval:
     return Interval(estimate=rate, low=low, high=high, num=num)
 
 
-def macro_average(counts: Mapping[str, tuple[int, int]], confidence: float = 0.95) -> Interval:
+def macro_average(counts: Mapping[str, tuple[int | float, int]], confidence: float = 0.95) -> Interval:
     """The unweighted mean of the kinds' success rates, as GenEval's overall, with its interval.
 
     The limits combine the kinds' Wilson limits as MOVER does (Zou and Donner 2008, method of variance estimates
@@ -86,7 +99,9 @@ def macro_average(counts: Mapping[str, tuple[int, int]], confidence: float = 0.9
     return Interval(estimate=estimate, low=max(0.0, estimate - below), high=min(1.0, estimate + above), num=total)
 
 
-def paired_difference(pairs: Mapping[str, Sequence[tuple[bool, bool]]], confidence: float = 0.95) -> Interval:
+def paired_difference(
+    pairs: Mapping[str, Sequence[tuple[int | float, int | float]]], confidence: float = 0.95
+) -> Interval:
     """How much better the second arm is than the first on the same prompts: the macro average of the differences.
 
     Pairing removes what prompts that are easy or hard for both arms add to the variance. The estimate is the plain
@@ -94,7 +109,8 @@ def paired_difference(pairs: Mapping[str, Sequence[tuple[bool, bool]]], confiden
     a pair is added to each of the four outcomes), hence never zero.
 
     Args:
-        pairs: kind → (first arm passed, second arm passed) for each prompt that was judged for both.
+        pairs: kind → (first arm passed, second arm passed) for each prompt that was judged for both; shares of the runs
+            where an arm has several.
         confidence: coverage aimed at.
 
     Returns:
@@ -103,14 +119,74 @@ def paired_difference(pairs: Mapping[str, Sequence[tuple[bool, bool]]], confiden
     kinds = [outcomes for outcomes in pairs.values() if outcomes]
     if not kinds:
         return Interval(estimate=math.nan, low=-1.0, high=1.0, num=0)
-    estimate = variance = 0.0
+    estimate = squared_error = 0.0
     for outcomes in kinds:
-        gained = sum(second and not first for first, second in outcomes)
-        lost = sum(first and not second for first, second in outcomes)
-        estimate += (gained - lost) / len(outcomes) / len(kinds)
+        gains = [second - first for first, second in outcomes]
+        estimate += sum(gains) / len(outcomes) / len(kinds)
         adjusted = len(outcomes) + 2
-        moved = (gained + lost + 1) / adjusted - ((gained - lost) / adjusted) ** 2
-        variance += moved / adjusted / len(kinds) ** 2
-    half = normal_quantile(confidence) * math.sqrt(variance)
+        moved = (sum(gain * gain for gain in gains) + 1) / adjusted - (sum(gains) / adjusted) ** 2
+        squared_error += moved / adjusted / len(kinds) ** 2
+    half = normal_quantile(confidence) * math.sqrt(squared_error)
     total = sum(len(outcomes) for outcomes in kinds)
     return Interval(estimate=estimate, low=max(-1.0, estimate - half), high=min(1.0, estimate + half), num=total)
+
+
+def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:
+    """How far runs that differ in their seed alone lie apart, pooled over groups whose spread is taken to be one.
+
+    Args:
+        groups: the figures of each group's runs; a group with fewer than two tells nothing.
+    """
+    squares, freedom = 0.0, 0
+    for runs in groups:
+        if len(runs) > 1:
+            squares += variance(runs) * (len(runs) - 1)
+            freedom += len(runs) - 1
+    return Spread(deviation=math.sqrt(squares / freedom) if freedom else 0.0, freedom=freedom)
+
+
+def over_runs(
+    interval: Interval, num_runs: Sequence[int], spread: Spread, floor: float = 0.0, confidence: float = 0.95
+) -> Interval:
+    """The wider, on each side, of an interval over prompts and Student's over runs.
+
+    Prompts alone do not tell the luck of training, and few runs hardly tell what prompts do: either interval is too
+    narrow somewhere, the wider one is not.
+
+    Args:
+        interval: over prompts; of the mean over some runs, or of the difference of two such means.
+        num_runs: the runs in each of the means.
+        spread: of single runs. Where nothing is known of it the interval stays as it is.
+        floor: the least possible figure, 0 for rates and -1 for differences; the largest is 1.
+        confidence: coverage aimed at.
+    """
+    if not spread.freedom or not interval.num:
+        return interval
+    error = spread.deviation * math.sqrt(sum(1 / num for num in num_runs))
+    half = student_quantile(confidence, spread.freedom) * error
+    low = min(interval.low, max(floor, interval.estimate - half))
+    high = max(interval.high, min(1.0, interval.estimate + half))
+    return replace(interval, low=low, high=high)
+
+
+def student_quantile(confidence: float, freedom: int) -> float:
+    """The two-sided quantile of Student's t, 4.30 for 0.95 and two degrees of freedom."""
+    normal = normal_quantile(confidence)  # below every Student quantile
+    low, high = normal, 2 * normal
+    while student_probability(high, freedom) < confidence:
+        high *= 2
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_probability(middle, freedom) < confidence else (low, middle)
+    return high
+
+
+def student_probability(value: float, freedom: int) -> float:
+    """How likely Student's t lies within ± `value`; a finite sum for whole degrees of freedom."""
+    angle = math.atan(value / math.sqrt(freedom))
+    odd = freedom % 2
+    total, term = 0.0, math.cos(angle) ** odd
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total

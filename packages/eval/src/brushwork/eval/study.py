@@ -1,0 +1,312 @@
+"""An ablation study: the judged runs of its rows against the first one, beside the paper's table where it has one."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from brushwork.eval.budgets import as_trained, benchmark_of, inequalities
+from brushwork.eval.process import process_metrics
+from brushwork.eval.runs import Run, load_run
+from brushwork.eval.statistics import (
+    Interval,
+    Spread,
+    macro_average,
+    over_runs,
+    paired_difference,
+    pooled_spread,
+    wilson,
+)
+from brushwork.eval.verdicts import VERDICTS_FILE, ScoredTrajectory
+
+OVERALL = "overall"
+COLUMNS = {"counting": "counting", "colors": "color", "position": "position", "color_attribution": "color attr."}
+"""Kind of prompt → the paper's name of its column."""
+
+Outcomes = Mapping[str, Mapping[tuple[str, str], bool]]
+"""Of one run: kind → (key, prompt) → passed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyRow:
+    """A row of a study before anything has run.
+
+    Attributes:
+        option: of `ablation`, which is also the folder of its runs.
+        label: the paper's name of the row, or ours.
+        paper: kind → the paper's score; empty where the paper has no such row.
+    """
+
+    option: str
+    label: str
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+
+def paper_table(kinds: Sequence[str], *rows: tuple[str, str, Sequence[float]]) -> tuple[StudyRow, ...]:
+    """Rows (option, label, scores in the order of the kinds) as the paper prints them."""
+    return tuple(
+        StudyRow(option=option, label=label, paper=dict(zip(kinds, scores, strict=True)))
+        for option, label, scores in rows
+    )
+
+
+def knob(**labels: str) -> tuple[StudyRow, ...]:
+    """Rows that the paper does not have, by their options."""
+    return tuple(StudyRow(option=option, label=label) for option, label in labels.items())
+
+
+STUDIES: dict[str, tuple[StudyRow, ...]] = {
+    "augmentation": paper_table(
+        ("colors", "position", "color_attribution"),
+        ("plain_multi_turn_only", "without augmentation", (0.81, 0.58, 0.50)),
+        ("no_augmentation", "without augmentation, with self-critique", (0.84, 0.61, 0.53)),
+        ("multi_turn_only", "with augmentation", (0.82, 0.67, 0.62)),
+        ("all_subsets", "with augmentation, with self-critique", (0.87, 0.72, 0.69)),
+    ),
+    "critique": paper_table(
+        ("colors", "position", "color_attribution"),
+        ("multi_turn_only", "baseline (none)", (0.82, 0.67, 0.62)),
+        ("scene_graph_critique", "+ scene-graph (symbolic correction)", (0.83, 0.70, 0.67)),
+        ("all_subsets", "+ self-sampling", (0.87, 0.72, 0.69)),
+    ),
+    "supervision": paper_table(
+        ("counting", "colors", "position", "color_attribution"),
+        ("multi_turn_only", "baseline", (0.61, 0.84, 0.66, 0.62)),
+        ("conflict_only", "+ instruction-intermediate conflict", (0.62, 0.85, 0.71, 0.65)),
+        ("alignment_only", "+ image-instruction alignment", (0.73, 0.86, 0.69, 0.65)),
+        ("all_subsets", "with both", (0.75, 0.87, 0.72, 0.69)),
+    ),
+    "lambda_ce": knob(
+        all_subsets="text and picture losses weigh the same",
+        lambda_ce_quarter="text loss × 0.25",
+        lambda_ce_double="text loss × 2",
+    ),
+    "flawed_drafts": knob(all_subsets="flawed drafts are context only", draw_flawed="flawed drafts are learnt too"),
+    "context": knob(
+        all_subsets="drafts as latents and vision",
+        latent_context="drafts as latents alone",
+        vision_context="drafts as vision alone",
+    ),
+    "noise_copies": knob(
+        all_subsets="two noise copies", one_noise_copy="one noise copy", four_noise_copies="four noise copies"
+    ),
+    "history": knob(all_subsets="all states so far", last_state="the last state alone"),
+}
+"""The rows of each study, the first being what the others are compared with; the paper's numbers stand here alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One figure of one row.
+
+    Attributes:
+        ours: mean over the seeds.
+        difference: to the study's first row on the same prompts; None in that row.
+        paper: the paper's score, where it has one.
+        paper_difference: to the paper's first row.
+        verdict: on the paper's difference: "agrees" or "disagrees" in sign where our interval excludes zero, else "not
+            settled"; empty where the two cannot be compared.
+    """
+
+    ours: Interval
+    difference: Interval | None
+    paper: float | None
+    paper_difference: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowResult:
+    """One row of the table.
+
+    Attributes:
+        option, label: as in `StudyRow`.
+        seeds: of the judged runs; empty where the row has not run.
+        cells: kind or "overall" → figure; without runs, the paper's part alone.
+        recall: of the wrong drafts, the share that the inspections objected to, all seeds together.
+        mended: of the wrong drafts that were redrawn on the inspection's word, the share that became right.
+        missing: what is still to be run, and how; empty where all is there.
+    """
+
+    option: str
+    label: str
+    seeds: tuple[int, ...]
+    cells: dict[str, Cell]
+    recall: Interval
+    mended: Interval
+    missing: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyResult:
+    """A study as it stands.
+
+    Attributes:
+        name: of the study.
+        benchmark: what the runs answered.
+        num_prompts: the prompts of one run.
+        columns: of the table: kinds, then "overall".
+        rows: in the study's order.
+        warnings: what makes the rows unequal.
+    """
+
+    name: str
+    benchmark: str
+    num_prompts: int
+    columns: tuple[str, ...]
+    rows: tuple[RowResult, ...]
+    warnings: tuple[str, ...]
+
+
+def read_study(name: str, runs: str | Path) -> StudyResult:
+    """Everything that the table says.
+
+    Args:
+        name: one of `STUDIES`.
+        runs: folder that holds `<row>/seed-<n>/`, each a judged run folder.
+
+    Raises:
+        FileNotFoundError: no row has a judged run; the message names the commands that make them.
+        ValueError: no such study.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"study is {name!r}; expected one of: {', '.join(STUDIES)}")
+    rows = STUDIES[name]
+    found = {row.option: read_row(Path(runs) / row.option) for row in rows}
+    missing = {row.option: what_is_missing(name, Path(runs) / row.option) for row in rows}
+    judged = [run for of_row in found.values() for run in of_row.values()]
+    if not judged:
+        raise FileNotFoundError(f"no row of study {name} is judged in {runs}; {missing[rows[0].option]}")
+    passed = {option: [outcomes(run.rows) for run in of_row.values()] for option, of_row in found.items()}
+    all_kinds = dict.fromkeys(kind for of_row in passed.values() for run in of_row for kind in run)
+    columns = {kind: (kind,) for kind in rows[0].paper or COLUMNS} | {OVERALL: tuple(all_kinds)}
+    cells: dict[str, dict[str, Cell]] = {row.option: {} for row in rows}
+    for column, kinds in columns.items():
+        alone = [[rate([run], kinds) for run in of_row] for of_row in passed.values()]
+        spread = pooled_spread([one.estimate for one in of_row if one.num] for of_row in alone)
+        for row in rows:
+            first = passed[rows[0].option] if row is not rows[0] else None
+            papers = row.paper.get(column), rows[0].paper.get(column)
+            cells[row.option][column] = make_cell(passed[row.option], first, kinds, spread, papers)
+    return StudyResult(
+        name=name,
+        benchmark=benchmark_of(judged[0]),
+        num_prompts=max(len(run.rows) for run in judged),
+        columns=tuple(columns),
+        rows=tuple(row_result(row, found[row.option], cells[row.option], missing[row.option]) for row in rows),
+        warnings=tuple(inequalities({row.label: list(found[row.option].values()) for row in rows})),
+    )
+
+
+def read_row(folder: Path) -> dict[int, Run]:
+    """The judged runs of a row by their seed."""
+    folders = {seed: path for seed, path in seed_folders(folder).items() if (path / VERDICTS_FILE).is_file()}
+    return {seed: load_run(folder.name, path) for seed, path in folders.items()}
+
+
+def seed_folders(folder: Path) -> dict[int, Path]:
+    """The runs of a row, judged or not, by their seed."""
+    found = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in folder.glob("seed-*")]
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def what_is_missing(study: str, folder: Path) -> str:
+    """Which runs of a row are not there or not judged, and the command that is next; empty where all is done."""
+    found = seed_folders(folder)
+    if not found:
+        return f"not run: lightning fit -m study={study} ablation={folder.name} seed=0"
+    unjudged = [path for path in found.values() if not (path / VERDICTS_FILE).is_file()]
+    if not unjudged:
+        return ""
+    run, names = unjudged[0], ", ".join(path.name for path in unjudged)
+    settings = run / "fit.yaml"
+    drawn = as_trained(settings.read_text(encoding="utf-8") if settings.is_file() else "")
+    predict = f"lightning predict out={run} sampler.folder={run}/model{drawn}"
+    return f"{names} not judged: {predict} && lightning test out={run}"
+
+
+def row_result(row: StudyRow, runs: Mapping[int, Run], cells: dict[str, Cell], missing: str) -> RowResult:
+    """The row with what its drafts say of the process, all seeds together."""
+    process = process_metrics(verdict for run in runs.values() for verdict in run.rows)
+    inspection, success = process["inspection"], process["refine_success"]
+    return RowResult(
+        option=row.option,
+        label=row.label,
+        seeds=tuple(runs),
+        cells=cells,
+        recall=wilson(int(inspection["flagged_wrong"]), int(inspection["wrong"])),
+        mended=wilson(int(success["mended"]), int(success["refined_wrong"])),
+        missing=missing,
+    )
+
+
+def outcomes(rows: Iterable[ScoredTrajectory]) -> Outcomes:
+    """The verdicts by kind and prompt; what has none is left out, as are kinds whose name starts with "ood"."""
+    found: dict[str, dict[tuple[str, str], bool]] = {}
+    for row in rows:
+        if row.passed is not None and not row.kind.startswith("ood"):
+            found.setdefault(row.kind, {})[row.key, row.prompt] = row.passed
+    return found
+
+
+def make_cell(
+    runs: Sequence[Outcomes],
+    first: Sequence[Outcomes] | None,
+    kinds: Sequence[str],
+    spread: Spread,
+    papers: tuple[float | None, float | None],
+) -> Cell:
+    """A figure of the row with these runs.
+
+    Args:
+        runs: one for each seed.
+        first: the first row's runs; None in that row.
+        kinds: of prompt, each weighing the same.
+        spread: of the figure from seed to seed.
+        papers: the paper's figure in this row and in the first.
+    """
+    gain = paper_gain = None
+    if first is not None:
+        gain = over_runs(difference(first, runs, kinds), [len(first), len(runs)], spread, floor=-1.0)
+        paper_gain = None if papers[0] is None or papers[1] is None else papers[0] - papers[1]
+    return Cell(
+        ours=over_runs(rate(runs, kinds), [len(runs)], spread),
+        difference=gain,
+        paper=papers[0],
+        paper_difference=paper_gain,
+        verdict=verdict(gain, paper_gain),
+    )
+
+
+def rate(runs: Sequence[Outcomes], kinds: Sequence[str]) -> Interval:
+    """The macro average over the kinds, a prompt counting as passed by the share of runs that passed it."""
+    means = {kind: mean_by_prompt(run.get(kind, {}) for run in runs) for kind in kinds}
+    return macro_average({kind: (sum(of_kind.values()), len(of_kind)) for kind, of_kind in means.items()})
+
+
+def difference(first: Sequence[Outcomes], runs: Sequence[Outcomes], kinds: Sequence[str]) -> Interval:
+    """How much better the runs are than the first row's on the prompts that both were judged on."""
+    pairs = {}
+    for kind in kinds:
+        before, after = (mean_by_prompt(run.get(kind, {}) for run in row) for row in (first, runs))
+        pairs[kind] = [(before[prompt], after[prompt]) for prompt in before if prompt in after]
+    return paired_difference(pairs)
+
+
+def mean_by_prompt(runs: Iterable[Mapping[tuple[str, str], bool]]) -> dict[tuple[str, str], float]:
+    """Prompt → share of the runs with a verdict on it that passed."""
+    found: dict[tuple[str, str], list[bool]] = {}
+    for run in runs:
+        for prompt, passed in run.items():
+            found.setdefault(prompt, []).append(passed)
+    return {prompt: fmean(passed) for prompt, passed in found.items()}
+
+
+def verdict(ours: Interval | None, papers: float | None) -> str:
+    """Whether our difference has the sign of the paper's."""
+    if ours is None or papers is None or not ours.num:
+        return ""
+    if ours.low <= 0 <= ours.high:
+        return "not settled"
+    return "agrees" if ours.estimate * papers > 0 else "disagrees"
