@@ -1,36 +1,8 @@
 """The official packer's choices, made again from its description, and what ours does with the same stream."""
 
-from collections import deque
+from _official_packer import official  # of the benchmarks
 
 from brushwork.tokens.packing import best_fit_decreasing
-
-
-def official(sizes: list[int], *, expected_num_tokens, max_num_tokens, max_num_tokens_per_sample, prefer_buffer_before,
-             max_buffer_size):  # fmt: skip
-    """Batches, samples that are too long, and samples that are lost though they would fit (facts, section 8.1)."""
-    fresh, buffer = deque(enumerate(sizes)), deque()
-    batches, batch, too_long, lost = [], [], [], []
-    while fresh or buffer:
-        fill = sum(sizes[i] for i in batch)
-        from_buffer = fill < prefer_buffer_before and bool(buffer)
-        if not from_buffer and not fresh:
-            break
-        index, size = buffer.popleft() if from_buffer else fresh.popleft()
-        if size > max_num_tokens_per_sample:
-            too_long.append(index)
-        elif fill + size > max_num_tokens:
-            if not from_buffer and len(buffer) < max_buffer_size:
-                buffer.append((index, size))
-            else:
-                lost.append(index)
-                batches.append(batch)
-                batch = []
-        else:
-            batch.append(index)
-            if fill + size >= expected_num_tokens:
-                batches.append(batch)
-                batch = []
-    return batches, too_long, lost
 
 
 def test_packing(golden):
