@@ -21,14 +21,6 @@ from brushwork.trainer.fit import fit
 from brushwork.trainer.module import ProcessModule
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    subset = partial(multi_turn, drawing=shapes_drawing(), flaw_rate=0.5)
-    build(ShapesSource(), subset, {"train": 24, "val": 6}, folder, world=ShapesWorld())
-    return folder
-
-
 class Losses(pl.Callback):
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -48,17 +40,17 @@ def arguments(source, data, out, *, steps=4, precision="32-true", **module):
             ProcessModule, optimizer=lambda named: torch.optim.AdamW([p for _, p in named], lr=2e-2), warmup_steps=1,
             **module,
         ),
-        "callbacks": [Losses()],
-        "loggers": [],
+        "callbacks": {"losses": Losses()},
+        "loggers": {},
         "trainer": lambda **given: trainer(**{**given, **options}),
         "out": str(out),
     }  # fmt: skip
 
 
-def test_from_published_to_published(tiny_bagel, data, tmp_path):
-    given = arguments(tiny_bagel, data, tmp_path / "run", steps=14)
+def test_from_published_to_published(tiny_bagel, tiny_data, tmp_path):
+    given = arguments(tiny_bagel, tiny_data, tmp_path / "run", steps=14)
     folder = fit(**given)
-    losses = given["callbacks"][0].values
+    losses = given["callbacks"]["losses"].values
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
     before, after = (load_file(place / "ema.safetensors") for place in (tiny_bagel, folder))
     assert before.keys() == after.keys()
@@ -81,21 +73,21 @@ def test_from_published_to_published(tiny_bagel, data, tmp_path):
     ],
     ids=lambda switches: " ".join(switches),
 )
-def test_switches(switches, tiny_bagel, data, tmp_path):
-    given = arguments(tiny_bagel, data, tmp_path / "run", steps=1, **switches)
+def test_switches(switches, tiny_bagel, tiny_data, tmp_path):
+    given = arguments(tiny_bagel, tiny_data, tmp_path / "run", steps=1, **switches)
     fit(**given)
-    plain = arguments(tiny_bagel, data, tmp_path / "plain", steps=1)
+    plain = arguments(tiny_bagel, tiny_data, tmp_path / "plain", steps=1)
     fit(**plain)
-    (one,), (other,) = given["callbacks"][0].values, plain["callbacks"][0].values
+    (one,), (other,) = given["callbacks"]["losses"].values, plain["callbacks"]["losses"].values
     if "activation_checkpointing" in switches:
         assert one == other
     else:
         assert one != other and one == pytest.approx(other, rel=0.1)
 
 
-def test_4_bit_weights_are_refused_before_training(tiny_bagel, data, tmp_path):
+def test_4_bit_weights_are_refused_before_training(tiny_bagel, tiny_data, tmp_path):
     pytest.importorskip("bitsandbytes")
-    given = arguments(tiny_bagel, data, tmp_path / "run")
+    given = arguments(tiny_bagel, tiny_data, tmp_path / "run")
     given["model"] = partial(from_pretrained, tiny_bagel, quantize="nf4")
     with pytest.raises(ValueError, match="without quantize=nf4"):
         fit(**given)

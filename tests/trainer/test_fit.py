@@ -6,18 +6,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from brushwork.data.build import build
 from brushwork.data.datamodule import TrajectoryDataModule
-from brushwork.data.sources.shapes import ShapesSource
-from brushwork.data.subsets.drawing import shapes_drawing
-from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.views import process, single_pass
-from brushwork.data.worlds.shapes import ShapesWorld
 from brushwork.flow.checkpoint import from_pretrained, from_scratch
 from brushwork.flow.generate import Sampling, TrajectoryGenerator
 from brushwork.tokens.segments import Segmenter
+from brushwork.trainer.checkpoints import Checkpoints
 from brushwork.trainer.fit import fit, validate
 from brushwork.trainer.module import ProcessModule
 from brushwork.trainer.optim import MuonAdamW
@@ -25,67 +20,42 @@ from brushwork.trainer.optim import MuonAdamW
 TINY = partial(from_scratch, hidden_size=32, intermediate_size=48, num_layers=2, prediction="data")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    subset = partial(multi_turn, drawing=shapes_drawing(), flaw_rate=0.5)
-    build(ShapesSource(), subset, {"train": 60, "val": 12}, folder, samples_per_shard=30, world=ShapesWorld())
-    return folder
-
-
-def arguments(data: Path, out: Path, num_workers: int = 0, more: tuple[str, ...] = (), **trainer) -> dict:
-    options = {"max_steps": 4, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
-    options |= dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    return {
-        "model": partial(TINY, data / "words.json"),
-        "segmenter": partial(Segmenter, noise_copies=2, text_dropout=0.1),
-        "data": partial(
-            TrajectoryDataModule, str(data), view=process, max_tokens=800, window=16, num_workers=num_workers, more=more
-        ),
-        "module": partial(ProcessModule, optimizer=partial(MuonAdamW, lr=5e-3), warmup_steps=2, context_noise=0.1),
-        "callbacks": [],
-        "loggers": [],
-        "trainer": partial(pl.Trainer, accelerator="cpu", **{**options, **trainer}),
-        "out": str(out),
-    }
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return from_pretrained(folder).model.state_dict()
 
 
 @pytest.mark.parametrize("workers", [(0, 0), (2, 2), (2, 0)])
-def test_four_steps_equal_two_and_two_more(data, tmp_path, workers):
+def test_four_steps_equal_two_and_two_more(tiny_run, tmp_path, workers):
     """Resume is exact: weights after an interrupted run are equal to the bit, whoever loads the batches."""
-    straight = weights(fit(**arguments(data, tmp_path / "a")))
-    checkpoint = ModelCheckpoint(dirpath=tmp_path / "b" / "checkpoints", save_last=True, every_n_train_steps=2)
-    first = arguments(data, tmp_path / "b", workers[0], enable_checkpointing=True)
+    straight = weights(fit(**tiny_run(tmp_path / "a")))
+    checkpoint = Checkpoints(str(tmp_path / "b" / "checkpoints"), every_steps=2)
+    first = tiny_run(tmp_path / "b", workers[0], enable_checkpointing=True)
     # The schedule must know the whole length, so the run is stopped from outside after two steps.
     stop = pl.Callback()
     stop.on_train_batch_end = lambda trainer, *_: setattr(trainer, "should_stop", trainer.global_step >= 2)
-    fit(**{**first, "callbacks": [checkpoint, stop]})
-    resumed = weights(fit(**arguments(data, tmp_path / "b", workers[1])))
+    fit(**{**first, "callbacks": {"save": checkpoint, "stop": stop}})
+    resumed = weights(fit(**tiny_run(tmp_path / "b", workers[1])))
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
-def test_training_mixes_folders_and_refuses_to_resume_with_others(data, tmp_path):
-    mixed = arguments(data, tmp_path, more=(str(data),), enable_checkpointing=True)
-    saved = ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True, every_n_train_steps=2)
-    assert fit(**{**mixed, "callbacks": [saved]}).is_dir()
+def test_training_mixes_folders_and_refuses_to_resume_with_others(tiny_run, tiny_data, tmp_path):
+    mixed = tiny_run(tmp_path, more=(str(tiny_data),), enable_checkpointing=True)
+    saved = Checkpoints(str(tmp_path / "checkpoints"), every_steps=2)
+    assert fit(**{**mixed, "callbacks": {"save": saved}}).is_dir()
     with pytest.raises(ValueError, match="read from 2 folders, this run has 1"):
-        fit(**arguments(data, tmp_path, max_steps=6))
+        fit(**tiny_run(tmp_path, max_steps=6))
 
 
-def test_the_fitted_folder_generates(data, tmp_path):
-    folder = fit(**arguments(data, tmp_path))
+def test_the_fitted_folder_generates(tiny_run, tmp_path):
+    folder = fit(**tiny_run(tmp_path))
     generator = TrajectoryGenerator.from_pretrained(folder, Sampling(num_steps=2, max_images=2, max_text=4))
     (trajectory,) = generator(["a red circle"], [0])
     assert trajectory.final_image.shape == (32, 32, 3)
 
 
-def test_validate_reports_every_loss(data, tmp_path):
-    folder = fit(**arguments(data, tmp_path))
-    given = arguments(data, tmp_path)
+def test_validate_reports_every_loss(tiny_run, tmp_path):
+    folder = fit(**tiny_run(tmp_path))
+    given = tiny_run(tmp_path)
     keys = ("segmenter", "data", "module", "trainer", "out")
     losses = validate(checkpoint=str(folder), **{key: given[key] for key in keys})
     assert set(losses) == {"val/loss", "val/text", "val/switch", "val/flow"}
@@ -93,13 +63,13 @@ def test_validate_reports_every_loss(data, tmp_path):
     assert (tmp_path / "validate.json").is_file()
 
 
-def test_one_batch_overfits(data):
+def test_one_batch_overfits(tiny_data):
     """Sixty steps on one pack bring every loss down by most of its value."""
     torch.manual_seed(0)
-    bundle = TINY(data / "words.json")
+    bundle = TINY(tiny_data / "words.json")
     model, segmenter = bundle.model, Segmenter(vocabulary=bundle.vocabulary, stride=8)
     module = ProcessModule(model, MuonAdamW)
-    batch = next(iter(TrajectoryDataModule(str(data), segmenter, process, max_tokens=400, window=16).train))
+    batch = next(iter(TrajectoryDataModule(str(tiny_data), segmenter, process, max_tokens=400, window=16).train))
     optimizer = MuonAdamW(model.named_parameters(), lr=1e-2)
     terms = []
     for _ in range(60):
@@ -112,8 +82,8 @@ def test_one_batch_overfits(data):
         assert last < 0.3 * first, (name, first, last)
 
 
-def test_a_checkpoint_of_another_size_says_what_differs(data, tmp_path):
-    folder = fit(**arguments(data, tmp_path))
+def test_a_checkpoint_of_another_size_says_what_differs(tiny_run, tmp_path):
+    folder = fit(**tiny_run(tmp_path))
     text = (folder / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": 64')
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match="another model"):
@@ -125,8 +95,8 @@ def test_missing_data_names_the_command(tmp_path):
         TINY(tmp_path / "words.json")
 
 
-def test_single_pass_trains_too(data, tmp_path):
+def test_single_pass_trains_too(tiny_run, tiny_data, tmp_path):
     """A batch without any text to learn."""
-    given = arguments(data, tmp_path, max_steps=1)
-    given["data"] = partial(TrajectoryDataModule, str(data), view=single_pass, max_tokens=400, window=8)
+    given = tiny_run(tmp_path, max_steps=1)
+    given["data"] = partial(TrajectoryDataModule, str(tiny_data), view=single_pass, max_tokens=400, window=8)
     assert fit(**given).is_dir()

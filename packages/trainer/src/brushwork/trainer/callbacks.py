@@ -2,21 +2,29 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from brushwork.data.pictures import encode
 from brushwork.flow.generate import Sampling, TrajectoryGenerator
+from brushwork.tokens.packing import PackedBatch
 from brushwork.tokens.trajectory import Image, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
+from brushwork.trainer.trackio_logger import TrackioLogger
 
 log = logging.getLogger(__name__)
+
+_BLINK = 0.25
+"""Seconds between two changes of the bar's text."""
 
 
 class TrainingProgress(pl.Callback):
@@ -30,32 +38,51 @@ class TrainingProgress(pl.Callback):
     def __init__(self, name: str = "fit", every_seconds: float = 30.0) -> None:
         self.name, self.every_seconds = name, every_seconds
         self._bar: Progress | None = None
-        self._last_line = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Opens the bar."""
         console = Console(stderr=True)
-        self._last_line = time.monotonic()
-        if trainer.is_global_zero and console.is_terminal:
+        on_terminal = trainer.is_global_zero and console.is_terminal
+        self._tokens, self._begin = 0, (time.monotonic(), pl_module.progress())
+        # Tokens by when they were shown: the rate is taken since the line before, on a terminal over twenty changes.
+        self._shown = deque([(self._begin[0], 0)], maxlen=20 if on_terminal else 1)
+        self._interval = _BLINK if on_terminal else self.every_seconds
+        if on_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task(self.name, total=1.0)
+            self._task = self._bar.add_task(self.name, total=1.0, completed=self._begin[1])
             self._bar.start()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Moves the bar, or prints a line when it is time."""
-        if not trainer.is_global_zero:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: PackedBatch, batch_idx: int
+    ) -> None:
+        """Moves the bar, or prints a line, when it is time: reading the loss makes the host wait for a GPU."""
+        now = time.monotonic()
+        self._tokens += batch.num_tokens * trainer.world_size  # the other ranks' packs are about as full
+        if not trainer.is_global_zero or now - self._shown[-1][0] < self._interval:
             return
-        loss = float(outputs["loss"].detach())
-        text = f"{self.name} · step {trainer.global_step} · loss {loss:.3f}"
+        before, tokens = self._shown[0]
+        self._shown.append((now, self._tokens))
+        rate = (self._tokens - tokens) / max(now - before, 1e-9)
+        # Lightning hands the loss out divided by the number of accumulated batches.
+        share, loss = pl_module.progress(), float(outputs["loss"]) * trainer.accumulate_grad_batches
+        text = f"{self.name} · step {trainer.global_step} · loss {loss:.3f} · {rate:,.0f} tokens/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=pl_module.progress(), description=text)
-        elif time.monotonic() - self._last_line > self.every_seconds:
-            self._last_line = time.monotonic()
-            log.info("%s · %.0f%%", text, 100 * pl_module.progress())
+            self._bar.update(self._task, completed=share, description=text)
+        else:
+            log.info("%s · %.0f%% · %s", text, 100 * share, self._left(now, share))
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Closes the bar."""
+    def _left(self, now: float, share: float) -> str:
+        """How long the rest takes if it goes on as it went so far."""
+        start, done = self._begin
+        if share <= done:
+            return "no estimate yet"
+        return f"{timedelta(seconds=round((now - start) * (1 - share) / (share - done)))} left"
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Closes the bar where training came to."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=pl_module.progress())
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -69,9 +96,11 @@ class TrainingProgress(pl.Callback):
 
 
 class TrajectoryPictures(pl.Callback):
-    """Samples trajectories from fixed prompts whenever validation runs, and logs them as one picture.
+    """Samples trajectories from fixed prompts whenever validation runs, and shows them as one picture.
 
-    Place it before the weight-averaging callback: it then sees the averaged weights, which validation swaps in.
+    It goes to TensorBoard, W&B and trackio; where the run has none of them, to `pictures/` in the run's folder. During
+    validation the model holds its averaged weights. All ranks sample the same, and the first one shows it: of sharded
+    parameters every rank has to gather its part, and otherwise the others would only wait.
 
     Args:
         prompts: what to draw.
@@ -85,20 +114,38 @@ class TrajectoryPictures(pl.Callback):
             vocabulary.encode(prompt)  # an unknown word is said now, not at the first validation
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Samples and logs; one row a prompt, its drafts from left to right."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if trainer.sanity_checking or not trainer.is_global_zero or not loggers:
+        """Samples and shows; one row a prompt, its drafts from left to right."""
+        if trainer.sanity_checking:
             return
-        generator = TrajectoryGenerator(
-            pl_module.model, self.vocabulary, self.sampling, autoencoder=pl_module.autoencoder
-        )
-        trajectories = generator(self.prompts, range(len(self.prompts)))
-        pl_module.model.train()
-        picture = torch.from_numpy(contact_sheet(trajectories)).permute(2, 0, 1)
-        for logger in loggers:
-            logger.experiment.add_image("trajectories", picture, trainer.global_step)
-            text = "\n\n".join(describe(trajectory) for trajectory in trajectories)
-            logger.experiment.add_text("trajectories", text, trainer.global_step)
+        model, was_training = pl_module.model, pl_module.model.training
+        generator = TrajectoryGenerator(model, self.vocabulary, self.sampling, autoencoder=pl_module.autoencoder)
+        with trainer.precision_plugin.forward_context():  # as validation computes
+            trajectories = generator(self.prompts, range(len(self.prompts)))
+        model.train(was_training)
+        if not trainer.is_global_zero:
+            return
+        picture, step = contact_sheet(trajectories), trainer.global_step
+        text = "\n\n".join(map(describe, trajectories))
+        shown = [show(logger, "trajectories", picture, text, step) for logger in trainer.loggers]
+        if not any(shown):
+            folder = Path(trainer.default_root_dir) / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"step-{step:06d}.png").write_bytes(encode(picture))
+            (folder / f"step-{step:06d}.md").write_text(f"{text}\n", encoding="utf-8")
+
+
+def show(logger: Logger, name: str, picture: Image, text: str, step: int) -> bool:
+    """Gives a picture and what is to be said of it to a logger; False if that is none for pictures."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, picture, step, dataformats="HWC")
+        logger.experiment.add_text(name, text, step)
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(name, [picture], step, caption=[text])
+    elif isinstance(logger, TrackioLogger):
+        logger.log_image(name, picture, step, caption=text)
+    else:
+        return False
+    return True
 
 
 def contact_sheet(trajectories: Sequence[Trajectory], *, gap: int = 2) -> Image:

@@ -20,7 +20,9 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 VERBS = {
     "build": ("data", "write trajectory shards"),
+    "plan": ("trainer", "what a fit needs of memory, before anything is loaded"),
     "fit": ("trainer", "train a model"),
+    "merge": ("flow", "make one model of an adapter and its base"),
     "validate": ("trainer", "losses of a checkpoint on held-out shards"),
     "predict": ("eval", "draw trajectories for prompts"),
     "test": ("eval", "judge drawn trajectories, write verdicts"),

@@ -3,82 +3,130 @@
 import json
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
 
 from brushwork.data.datamodule import TrajectoryDataModule
-from brushwork.flow.checkpoint import Bundle, check_writable, from_pretrained, save_pretrained
+from brushwork.flow.adapters import train_all
+from brushwork.flow.checkpoint import Bundle, check_writable, from_pretrained, load_weights, save_pretrained
+from brushwork.flow.flops import pair_cost
 from brushwork.flow.model import UnifiedModel
 from brushwork.tokens.segments import Segmenter
+from brushwork.trainer.checkpoints import Checkpoints, check_same_experiment, last_good
 from brushwork.trainer.module import ProcessModule
+from brushwork.trainer.parallel import whole_state
+from brushwork.trainer.provenance import provenance, write_provenance
 
 log = logging.getLogger(__name__)
 
 # Of libraries about libraries.
 warnings.filterwarnings("ignore", message=".*LeafSpec")
+warnings.filterwarnings("ignore", message=".*sync_dist=True")  # the means are over all ranks when they are logged
 
 
 def fit(
     *,
-    model: Callable[[], Bundle],
+    model: Callable[..., Bundle],
+    finetune: Callable[[Bundle], Bundle] = train_all,
     segmenter: Callable[..., Segmenter],
     data: Callable[..., TrajectoryDataModule],
     module: Callable[..., ProcessModule],
-    callbacks: Sequence[Any],
-    loggers: Sequence[Logger],
+    callbacks: Mapping[str, Any],
+    loggers: Mapping[str, Logger] | None,
     trainer: Callable[..., pl.Trainer],
     out: str,
     seed: int = 0,
     resume: str | None = "auto",
+    study: str | None = None,
 ) -> Path:
     """Trains a model and writes it as a folder that `from_pretrained` reads.
 
     Args:
-        model: makes or reads the model, its vocabulary and its autoencoder; called once the seed is set.
+        model: makes or reads the model, its vocabulary and its autoencoder; called once the seed is set. A model on the
+            meta device is read once it is split over the ranks, by each rank its own part.
+        finetune: settles what of it trains, see `flow.adapters`.
         segmenter: builds the segmenter, given `vocabulary`, `stride`, `max_size` and `vision`.
-        data: builds the data module, given `segmenter`.
-        module: builds the training module, given the model and `autoencoder`.
-        callbacks, loggers: of the trainer. A callback that is a function is called with `vocabulary`.
+        data: builds the data module, given `segmenter` and `pair_cost`.
+        module: builds the training module, given the model, `autoencoder`, `subsets` and `load`.
+        callbacks, loggers: of the trainer, by any names. A callback that is a function is called with `vocabulary`.
         trainer: builds the trainer.
-        out: folder of the run: `model/`, `checkpoints/`, `logs/`, `config.yaml`.
+        out: folder of the run: `model/`, `checkpoints/`, `logs/`, `fit.yaml`.
         seed: of the initial weights.
-        resume: a Lightning checkpoint to go on from; "auto" takes `out/checkpoints/last.ckpt` if it is there.
+        resume: a checkpoint to go on from; "auto" takes the newest good one of `out/checkpoints`, if there is any.
+        study: the table that the run belongs to; noted with the config.
 
     Returns:
-        The model folder.
+        The model folder: a whole model, or adapters and the name of their base.
+
+    Raises:
+        ValueError: the checkpoint is another experiment's, or a loss was not finite.
     """
     pl.seed_everything(seed, verbose=False)
-    bundle = model()
-    unified = bundle.model
-    check_writable(unified)
+    bundle = finetune(model())
+    check_writable(bundle.model)
     Path(out).mkdir(parents=True, exist_ok=True)
-    streams = data(segmenter=_segmenter(segmenter, bundle))
-    extra = [c if isinstance(c, pl.Callback) else c(vocabulary=bundle.vocabulary) for c in callbacks]
-    run = trainer(callbacks=extra, logger=list(loggers), default_root_dir=out)
+    streams = data(segmenter=_segmenter(segmenter, bundle), pair_cost=pair_cost(bundle.model.config))
+    extra = [c if isinstance(c, pl.Callback) else c(vocabulary=bundle.vocabulary) for c in callbacks.values()]
+    facts = provenance(out)
+    for callback in extra:
+        if isinstance(callback, Checkpoints):
+            callback.facts = facts
+    named = list((loggers or {}).values())
+    run = trainer(callbacks=extra, logger=named, default_root_dir=out)
+    for logger in named:
+        logger.log_hyperparams(facts["config"])
     hooks = run.callbacks  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
     if not any(isinstance(callback, Timer) for callback in hooks):
         hooks.append(Timer())  # without max_time nobody else counts the minutes that the log shows
-    checkpoint = Path(out) / "checkpoints" / "last.ckpt"
-    if resume == "auto":
-        resume = str(checkpoint) if checkpoint.is_file() else None
-    training = module(unified, autoencoder=bundle.autoencoder)
-    log.info("%.2f M parameters, %d training samples", _millions(unified), len(streams.train.mixture))
-    run.fit(training, datamodule=streams, ckpt_path=resume)
-    folder = Path(out) / "model"
+    waits = any(parameter.is_meta for parameter in bundle.model.parameters())
+    load = partial(_load, bundle) if waits else None
+    training = module(bundle.model, autoencoder=bundle.autoencoder, subsets=streams.subsets, load=load)
+    log.info("%s, %d training samples", _sizes(bundle.model), len(streams.train.mixture))
+    run.fit(training, datamodule=streams, ckpt_path=_checkpoint(resume, Path(out), facts["config"]), weights_only=True)
+    return _write(bundle, run, training, streams, facts, Path(out))
+
+
+def _load(bundle: Bundle, device: torch.device) -> None:
+    load_weights(bundle, device=device)
+
+
+def _checkpoint(resume: str | None, out: Path, config: Mapping[str, Any]) -> Path | None:
+    """Where to go on from, if it is this experiment's."""
+    path = last_good(out / "checkpoints") if resume == "auto" else resume and Path(resume)
+    if path and config:
+        check_same_experiment(path, config)
+    return path or None
+
+
+def _write(
+    bundle: Bundle,
+    run: pl.Trainer,
+    training: ProcessModule,
+    streams: TrajectoryDataModule,
+    facts: dict[str, Any],
+    out: Path,
+) -> Path:
+    """Writes the model folder and what was set aside; every rank takes part."""
+    folder = out / "model"
+    if training.average is not None:  # the averaged weights are the result, also where only writing was left to do
+        training.average.write()
+    state = whole_state(bundle.model)
     if not run.is_global_zero:
         return folder
     if folder.is_dir() and all(timer.start_time("train") is None for timer in training.timers()):
         log.info("nothing is left to train; the model in %s stays as it is", folder)
         return folder
-    save_pretrained(bundle, folder)
+    save_pretrained(bundle, folder, state)
+    write_provenance(facts, run.global_step, folder)
     if streams.set_aside:
-        text = json.dumps(streams.set_aside, indent=1)
-        (Path(out) / "set_aside.json").write_text(text)
+        (out / "set_aside.json").write_text(json.dumps(streams.set_aside, indent=1))
         log.warning("%d samples were set aside; see %s/set_aside.json", len(streams.set_aside), out)
     log.info("%d steps in %.1f min; the model is in %s", run.global_step, training._minutes(), folder)
     return folder
@@ -119,5 +167,8 @@ def _segmenter(segmenter: Callable[..., Segmenter], bundle: Bundle) -> Segmenter
     return segmenter(vocabulary=bundle.vocabulary, stride=config.stride, max_size=largest, vision=vision)
 
 
-def _millions(model: UnifiedModel) -> float:
-    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+def _sizes(model: UnifiedModel) -> str:
+    """How many parameters there are, and how many train."""
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total, training = sum(count for count, _ in counts), sum(count for count, trains in counts if trains)
+    return f"{total / 1e6:.2f} M parameters" + (f" ({training / 1e6:.2f} M train)" if training < total else "")

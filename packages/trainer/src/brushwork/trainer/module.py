@@ -1,27 +1,32 @@
 """One training step: encode → noise → forward → loss → log."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from jaxtyping import Float
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric
 
 from brushwork.flow.autoencoder import Autoencoder, PixelAutoencoder, check_autoencoder
 from brushwork.flow.kernels import Lowering, segmented
 from brushwork.flow.loss import LossTerms, cross_entropy, flow_error
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.path import interpolate, sample_timesteps
-from brushwork.tokens.images import patchify, vision_patches
 from brushwork.tokens.packing import CLEAN, PackedBatch
+from brushwork.trainer.average import WeightAverage
+from brushwork.trainer.frozen import drop_frozen, expect_no_frozen
+from brushwork.trainer.inputs import latent_tokens, pixels
+from brushwork.trainer.metrics import LossMeans
+from brushwork.trainer.nonfinite import write_report
 from brushwork.trainer.optim import warmup_cosine
-
-_PIXELS = 3 * 1024 * 1024
-"""Numbers of pictures that are encoded at once: the autoencoder works in full resolution."""
+from brushwork.trainer.parallel import shard
 
 OptimizerFactory = Callable[[Iterable[tuple[str, nn.Parameter]]], Optimizer]
 
@@ -45,7 +50,11 @@ class ProcessModule(pl.LightningModule):
         sample_latents: latents are drawn from the autoencoder's posterior instead of being its mean. BAGEL draws too,
             for a noised image and its clean copy apart; here both are one draw.
         activation_checkpointing, compile: see `UnifiedModel`.
-        seed: of noise and timesteps. They depend on (seed, rank, step) alone, so a resumed run draws the same.
+        ema_decay: of the averaged weights, which are validated, drawn with and written in the end; None for none.
+        subsets: of the data, whose losses are logged apart.
+        load: gives a model on the meta device its weights, once it is split over the ranks.
+        seed: of noise and timesteps. They depend on it and on the pack's place in the stream alone, so the numbers of
+            ranks, workers and accumulated batches change nothing, and a resumed run draws the same.
 
     Raises:
         ValueError: the autoencoder is another model's.
@@ -67,6 +76,9 @@ class ProcessModule(pl.LightningModule):
         sample_latents: bool = False,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        ema_decay: float | None = None,
+        subsets: Sequence[str] = (),
+        load: Callable[[torch.device], None] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -80,16 +92,34 @@ class ProcessModule(pl.LightningModule):
         self.make_optimizer = optimizer
         self.lambda_ce, self.timestep_shift, self.context_noise = lambda_ce, timestep_shift, context_noise
         self.warmup_steps, self.lr_floor, self.seed = warmup_steps, lr_floor, seed
-        names = ("loss", "text", "switch", "flow")
-        # Each mean is updated by itself: a loss that a batch lacks must not count as zero.
-        self.train_means = MetricCollection({name: MeanMetric() for name in names}, compute_groups=False)
-        self.val_means = MetricCollection({name: MeanMetric() for name in names}, compute_groups=False)
-        for metric in self.train_means.values():
-            metric.persistent(True)  # a resumed run reports the same averages
+        self.ema_decay, self.load = ema_decay, load
+        self.average: WeightAverage | None = None
+        self.train_means, self.val_means = LossMeans(subsets), LossMeans(subsets)
+        self.gradient_norm = MeanMetric()
+        self.gradient_norm.persistent(True)  # a resumed run reports the same averages
+        self._configured = False
+        self._step: list[tuple[PackedBatch, LossTerms]] = []
+        # What is frozen is read from where it came from: checkpoints hold what trains.
+        self.register_state_dict_post_hook(drop_frozen)
+        self.register_load_state_dict_post_hook(expect_no_frozen)
+
+    def configure_model(self) -> None:
+        """Splits the model over the ranks where the strategy does so, reads its weights, and begins their average."""
+        if self._configured:
+            return
+        self._configured = True
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            half = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+            shard(self.model, strategy.device_mesh["data_parallel"], half)
+        if self.load is not None:
+            self.load(strategy.root_device)
+        if self.ema_decay is not None:
+            self.average = WeightAverage(dict(self.model.named_parameters()), self.ema_decay)
 
     def losses(self, batch: PackedBatch, generator: torch.Generator) -> LossTerms:
         """Draws noise and timesteps for a batch and evaluates the model on it."""
-        patches = self._encode(batch, generator)
+        patches = latent_tokens(batch, self.model, self.autoencoder, generator if self.sample_latents else None)
         noise = torch.randn(patches.shape, generator=generator).to(patches)
         draws = sample_timesteps(batch.num_draws, shift=self.timestep_shift, generator=generator).to(patches)
         noised = batch.patch_draw != CLEAN
@@ -97,7 +127,7 @@ class ProcessModule(pl.LightningModule):
         timesteps[noised] = draws[batch.patch_draw[noised]]
         x_t = interpolate(patches, noise, timesteps)
         x_t[~noised] += self.context_noise * noise[~noised]
-        prediction = self.model(batch, x_t, timesteps, self._pixels(batch))
+        prediction = self.model(batch, x_t, timesteps, pixels(batch, self.model))
         weights = batch.text_weights if self.weigh_texts else None
         return LossTerms(
             text=cross_entropy(prediction.text_logits, batch.text_labels, weights),
@@ -105,60 +135,78 @@ class ProcessModule(pl.LightningModule):
             flow=flow_error(prediction.velocity, (noise - patches)[noised]),
         )
 
-    @torch.no_grad()
-    def _encode(self, batch: PackedBatch, generator: torch.Generator) -> Float[Tensor, "patches dim"]:
-        """Latent tokens of every image patch of the batch.
-
-        Images are encoded one size at a time: padding them to a common size would change the latents (BAGEL).
-        """
-        patch, noise = self.model.config.latent_patch_size, generator if self.sample_latents else None
-        sizes = {tuple(image.shape) for image in batch.images}
-        alike = [torch.stack(batch.images)] if len(sizes) == 1 else [image[None] for image in batch.images]
-        groups = [group for images in alike for group in images.split(max(1, _PIXELS // images[0].numel()))]
-        tokens = [patchify(self.autoencoder.encode(group, noise), patch).flatten(0, 1) for group in groups]
-        if not tokens:
-            return torch.zeros((0, self.model.config.patch_dim), device=self.device)
-        return torch.cat(tokens).to(self.device)[batch.patch_source]
-
-    def _pixels(self, batch: PackedBatch) -> Float[Tensor, "vision dim"] | None:
-        """What the vision encoder reads; None where the batch shows it nothing."""
-        if self.model.config.vision is None or not batch.vision_images:
-            return None
-        patch = self.model.config.vision.patch_size
-        return torch.cat([vision_patches(image, patch) for image in batch.vision_images]).to(self.device)
-
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        """The loss of one pack."""
-        terms = self.losses(batch, self._generator(self.trainer.global_step))
-        return self._record(terms, self.train_means)
+        """This pack's part of the loss of the whole step, times what Lightning divides by: ranks and batches."""
+        terms, share = self.losses(batch, self._generator(batch, 0)), batch.share
+        self._step.append((batch, terms))
+        if share is not None and share.repeat:
+            return terms.total(self.lambda_ce) * 0.0
+        self.train_means.update(batch, terms)
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches if share is not None else 1
+        return terms.total(self.lambda_ce, share and share.counts) * parts
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips by norm, and stops a run whose losses or gradients are not finite before they reach the weights."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or torch.inf)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not torch.isfinite(norm):
+            step = self.trainer.global_step
+            raise ValueError(
+                write_report(self.trainer.default_root_dir, step, self.global_rank, norm.item(), self._step)
+            )
+        self.gradient_norm.update(norm)
+        self._step = []
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One update of the weights, then of their average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update()
 
     def on_train_batch_end(self, outputs: Any, batch: PackedBatch, batch_idx: int) -> None:
         """Logs the means since the last logging step."""
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
-        if self.trainer.global_step % every == 0:
-            seen = {name: metric for name, metric in self.train_means.items() if metric.update_called}
-            values = {f"train/{name}": metric.compute() for name, metric in seen.items()}
-            self.log_dict({**values, "minutes": self._minutes(), "tokens": float(batch.num_tokens)})
-            for metric in self.train_means.values():
-                metric.reset()
+        if self.trainer.global_step % every == 0 and not self._step:
+            losses = {f"train/{name}": value for name, value in self._means(self.train_means).items()}
+            self.log_dict({**losses, "gradient_norm": self.gradient_norm.compute(), "minutes": self._minutes()})
+            self.train_means.reset()
+            self.gradient_norm.reset()
+
+    def on_validation_start(self) -> None:
+        """Validates the averaged weights."""
+        if self.average is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.average.lend()
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Losses on held-out combinations, with the same noise every time."""
-        self._record(self.losses(batch, self._generator(-1 - batch_idx)), self.val_means)
-        seen = {f"val/{name}": metric for name, metric in self.val_means.items() if metric.update_called}
-        self.log_dict(seen, on_epoch=True, batch_size=1)
+        if batch.share is None or not batch.share.repeat:
+            self.val_means.update(batch, self.losses(batch, self._generator(batch, 1)))
+        else:
+            self.losses(batch, self._generator(batch, 1))  # the other ranks' layers need this one
 
-    def _record(self, terms: LossTerms, means: MetricCollection) -> Tensor:
-        total = terms.total(self.lambda_ce)
-        means["loss"].update(total.detach())
-        for name in ("text", "switch", "flow"):
-            term = getattr(terms, name)
-            if term.count:
-                means[name].update(term.mean.detach(), weight=term.count)
-        return total
+    def on_validation_epoch_end(self) -> None:
+        """Logs the losses of the whole pass."""
+        self.log_dict({f"val/{name}": value for name, value in self._means(self.val_means).items()})
+        self.val_means.reset()
 
-    def _generator(self, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.global_rank) * 10_000_019 + step)
+    def on_validation_end(self) -> None:
+        """Goes on with the weights that train."""
+        if self.average is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.average.take_back()
+
+    def _means(self, means: LossMeans) -> dict[str, Tensor]:
+        """The means of the losses, and of the objective."""
+        found = means.compute()
+        text, switch, flow = (found.get(name, torch.zeros(())) for name in ("text", "switch", "flow"))
+        return {"loss": self.lambda_ce * (text + switch) + flow, **found}
+
+    def _generator(self, batch: PackedBatch, purpose: int) -> torch.Generator:
+        number = batch.share.number if batch.share is not None else 0
+        mixed = np.random.SeedSequence((self.seed, purpose, number)).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(mixed) >> 1)
 
     def _minutes(self) -> float:
         return max((timer.time_elapsed("train") / 60 for timer in self.timers()), default=0.0)
@@ -181,6 +229,7 @@ class ProcessModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, stepped after every update."""
-        optimizer = self.make_optimizer(self.model.named_parameters())
+        training = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        optimizer = self.make_optimizer(training)
         schedule = warmup_cosine(optimizer, warmup_steps=self.warmup_steps, floor=self.lr_floor, progress=self.progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

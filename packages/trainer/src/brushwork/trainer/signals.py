@@ -1,0 +1,62 @@
+"""SIGTERM and SIGUSR1 as requests to stop after the step, and SLURM's requeue."""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+STOPPING = (signal.SIGTERM, signal.SIGUSR1)
+"""What a batch system sends before it kills: SIGTERM at preemption, SIGUSR1 where `sbatch --signal` asks for it."""
+
+
+class StopSignals:
+    """Notes the signals that ask to stop, while it is installed.
+
+    Lightning's own handlers save or broadcast from inside the handler: in the middle of a step, and on each rank at
+    another place. These only take a note, which the training loop reads where a step is done. SIGINT is left alone.
+
+    Attributes:
+        received: number of the last signal; 0 if none came.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Takes the place of the present handlers; does nothing outside the main thread, where Python allows none."""
+        self.received = 0
+        if threading.current_thread() is threading.main_thread() and not self._before:
+            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+
+    def restore(self) -> None:
+        """Puts the former handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+
+def requeue_slurm_job() -> None:
+    """Asks SLURM to run this job again; says so in the log where it will not."""
+    job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if job is None:
+        return
+    try:
+        answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    except OSError as error:
+        log.warning("job %s is not requeued: scontrol cannot be run (%s)", job, error)
+        return
+    if answer.returncode:
+        log.warning("job %s is not requeued: %s", job, answer.stderr.strip())
+    else:
+        log.info("job %s is requeued", job)
