@@ -164,15 +164,18 @@ def test_the_fastest_on_a_cpu_is_segmented_to_the_bit():
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize(("device", "flash", "lowering"), [
-    ("cuda", True, varlen), ("cuda", False, flex), ("cpu", True, segmented), ("mps", False, segmented),
+@pytest.mark.parametrize(("device", "half", "flash", "lowering"), [
+    ("cuda", True, True, varlen), ("cuda", True, False, flex), ("cuda", False, True, flex),
+    ("cpu", True, True, segmented), ("mps", False, False, segmented),
 ])  # fmt: skip
-def test_the_fastest_is_chosen_once_by_device_and_what_is_installed(device, flash, lowering, monkeypatch, caplog):
+def test_the_fastest_is_chosen_once_by_device_precision_and_what_is_installed(
+    device, half, flash, lowering, monkeypatch, caplog
+):
     monkeypatch.setattr(kernels, "find_spec", lambda name: name if flash else None)
-    kernels._fastest_on.cache_clear()
+    kernels._fastest.cache_clear()
     with caplog.at_level("INFO", logger=kernels.__name__):
-        chosen = [kernels._fastest_on(device) for _ in range(2)]
-    kernels._fastest_on.cache_clear()
+        chosen = [kernels._fastest(device, half) for _ in range(2)]
+    kernels._fastest.cache_clear()
     assert chosen == [lowering, lowering]
     assert [record.getMessage() for record in caplog.records] == [f"attention on {device}: {lowering.__name__}"]
 

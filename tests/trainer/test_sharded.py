@@ -69,7 +69,7 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any], tolerance: float) -
 
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume_on_any_number(tmp_path):
-    """With clipped gradients; the checkpoint of one process, a file, is read too."""
+    """With clipped gradients; the checkpoint of one process, a file, is read too. A damaged newer one is replaced."""
     folders = {name: tmp_path / name for name in ("one", "two", "two_two", "two_one", "one_two")}
     one = run(folders["one"], 6, devices=1, sharded=False, every=3)
     two = run(folders["two"], 6, every=3)
@@ -79,12 +79,17 @@ def test_two_processes_equal_one_and_resume_on_any_number(tmp_path):
         folders[begun].mkdir()
         copy = shutil.copytree if (origin / name).is_dir() else shutil.copy
         copy(origin / name, folders[begun] / name)
+        damaged = folders[begun] / "step-00000006.ckpt"
+        damaged.mkdir()
+        (damaged / "__0_0.distcp").write_bytes(b"half")
     assert_equal(two, run(folders["two_two"], 6), 0.0)
     assert_equal(one, run(folders["two_one"], 6, devices=1), 1e-6)
     assert_equal(one, run(folders["one_two"], 6), 1e-6)
     for name, folder in folders.items():
         assert losses(folder) == pytest.approx({s: v for s, v in losses(folders["one"]).items() if s in losses(folder)})
         assert len(losses(folder)) == (6 if name in ("one", "two") else 3)
+        assert last_good(folder) == folder / "step-00000006.ckpt"
+        assert not list(folder.glob(".*"))
 
 
 @pytest.mark.slow

@@ -389,12 +389,12 @@ def varlen_reference(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seql
 
 
 def fastest(pattern: Pattern) -> Attend:
-    """Varlen on a GPU with flash-attn (half precision alone), flex on other GPUs, segmented elsewhere; logged once."""
-    return _fastest_on(pattern.device.type)(pattern)
+    """On a GPU varlen with flash-attn under autocast (it needs half precision), else flex; elsewhere segmented."""
+    return _fastest(pattern.device.type, torch.is_autocast_enabled(pattern.device.type))(pattern)
 
 
 @cache
-def _fastest_on(device: str) -> Lowering:
-    lowering = segmented if device != "cuda" else varlen if find_spec("flash_attn") else flex
+def _fastest(device: str, half: bool) -> Lowering:
+    lowering = segmented if device != "cuda" else varlen if half and find_spec("flash_attn") else flex
     logging.getLogger(__name__).info("attention on %s: %s", device, lowering.__name__)
     return lowering

@@ -78,9 +78,10 @@ def plan(
     )
     picture, view = picture_size(given.get("folder"), reader), given.get("view", lambda trajectory: trajectory)
     packs = [made_up_pack(reader, view, max_tokens=times * given["max_tokens"], picture=picture) for times in (1, 2)]
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{described}: {_parameters(bundle)}\n{_described(packs[0], picture)}")
     bundle = prepared(bundle, recipe)
+    console = Console(highlight=False, soft_wrap=True)
+    for line in (f"{described}: {_parameters(bundle)}", _precisions(bundle, recipe), _described(packs[0], picture)):
+        console.print(line)
     standing, passing = standing_of(bundle, recipe), passing_of(bundle, packs, recipe)
     needs = [need(standing, passing, machine, recipe) for machine in (*MACHINES, *_here(keywords(trainer)))]
     console.print(_table(needs))
@@ -122,6 +123,22 @@ def _parameters(bundle: Bundle) -> str:
     )
     packed = sum(weight.numel() for weight in packed_weights(bundle.model))
     return f"{_count(total)} parameters, {_count(trained)} train" + (f", {_count(packed)} in 4 bits" if packed else "")
+
+
+def _precisions(bundle: Bundle, recipe: Recipe) -> str:
+    found = []
+    for what, trains in (("what trains", True), ("what is frozen", False)):
+        kinds = sorted({_name(p.dtype) for p in bundle.model.parameters() if p.requires_grad is trains})
+        found += [f"{what} is {' and '.join(kinds)}"] if kinds else []
+    if computed := recipe.gathered or recipe.autocast:
+        found.append(f"layers compute in {_name(computed)}")
+    if recipe.checkpointing:
+        found.append("layers compute once more in the backward pass")
+    return ", ".join(found)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _count(number: int) -> str:
@@ -169,6 +186,7 @@ def _remedies(one: Need, bundle: Bundle, recipe: Recipe, *, has_dtype: bool) -> 
     optimizer = getattr(recipe.optimizer, "func", recipe.optimizer)
     standing = sum(one.rows[row] for row in ("weights", "gradients", "optimiser", "average"))
     heavy = standing > 0.5 * one.total
+    copies = (" trainer=gpu" if one.machine.devices == 1 else " trainer=ddp") if recipe.sharded else ""
     found = {
         "module.activation_checkpointing=true": not recipe.checkpointing,
         "trainer=fsdp": one.machine.devices > 1 and not recipe.sharded and not packed,
@@ -177,7 +195,7 @@ def _remedies(one: Need, bundle: Bundle, recipe: Recipe, *, has_dtype: bool) -> 
         "optimizer=adamw_8bit": heavy and "8bit" not in getattr(optimizer, "__name__", ""),
         "module.ema_decay=null": heavy and recipe.ema_decay is not None,
         "finetune=lora": heavy and not adapted,
-        "finetune=qlora": heavy and not packed,
+        f"finetune=qlora{copies}": heavy and not packed,
         "more or larger devices": True,
     }
     return [override for override, helps in found.items() if helps]

@@ -101,7 +101,7 @@ class ShardedStrategy(ModelParallelStrategy):
         sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
         with whole_file(draft / MANIFEST) as file:
             file.write(json.dumps(sizes, indent=1).encode())
-        replaced = path.with_name(f"{draft.name}.replaced")
+        replaced = unfinished(path.with_name(f"{path.name}.replaced"))
         if path.exists():
             path.rename(replaced)
         draft.rename(path)
