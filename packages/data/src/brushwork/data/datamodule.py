@@ -3,6 +3,7 @@
 import functools
 import logging
 import operator
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -248,6 +249,15 @@ def _place() -> tuple[int, int, int, int]:
     return (rank, ranks, worker.id, worker.num_workers) if worker else (rank, ranks, 0, 1)
 
 
+def _outlive_one_sigterm(worker: int) -> None:
+    """A batch system sends its signals to the loaders too, but the trainer needs them until its step is done.
+
+    The second SIGTERM is the trainer's own, which ends a worker that does not end by itself.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 class TrajectoryDataModule(pl.LightningDataModule):
     """The training and validation streams of one or several folders of shards.
 
@@ -306,7 +316,9 @@ class TrajectoryDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Endless shuffled packs."""
-        return DataLoader(self.train, batch_size=None, num_workers=self.num_workers)
+        return DataLoader(
+            self.train, batch_size=None, num_workers=self.num_workers, worker_init_fn=_outlive_one_sigterm
+        )
 
     def val_dataloader(self) -> DataLoader:
         """One pass over the held-out samples."""

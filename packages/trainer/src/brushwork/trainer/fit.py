@@ -17,12 +17,13 @@ from brushwork.data.datamodule import TrajectoryDataModule
 from brushwork.flow.adapters import train_all
 from brushwork.flow.checkpoint import Bundle, check_writable, from_pretrained, load_weights, save_pretrained
 from brushwork.flow.flops import pair_cost
-from brushwork.flow.model import UnifiedModel
+from brushwork.flow.model import ModelConfig, UnifiedModel
 from brushwork.tokens.segments import Segmenter
+from brushwork.tokens.vocabulary import Vocabulary
 from brushwork.trainer.checkpoints import Checkpoints, check_same_experiment, last_good
 from brushwork.trainer.module import ProcessModule
 from brushwork.trainer.parallel import whole_state
-from brushwork.trainer.provenance import provenance, write_provenance
+from brushwork.trainer.provenance import provenance, steps_of, write_provenance
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,10 @@ def fit(
     bundle = finetune(model())
     check_writable(bundle.model)
     Path(out).mkdir(parents=True, exist_ok=True)
-    streams = data(segmenter=_segmenter(segmenter, bundle), pair_cost=pair_cost(bundle.model.config))
+    streams = data(
+        segmenter=segmenter_for(bundle.model.config, bundle.vocabulary, segmenter),
+        pair_cost=pair_cost(bundle.model.config),
+    )
     extra = [c if isinstance(c, pl.Callback) else c(vocabulary=bundle.vocabulary) for c in callbacks.values()]
     facts = provenance(out)
     for callback in extra:
@@ -120,7 +124,7 @@ def _write(
     state = whole_state(bundle.model)
     if not run.is_global_zero:
         return folder
-    if folder.is_dir() and all(timer.start_time("train") is None for timer in training.timers()):
+    if steps_of(folder) == run.global_step and all(timer.start_time("train") is None for timer in training.timers()):
         log.info("nothing is left to train; the model in %s stays as it is", folder)
         return folder
     save_pretrained(bundle, folder, state)
@@ -150,7 +154,7 @@ def validate(
     """
     pl.seed_everything(seed, verbose=False)
     bundle = from_pretrained(checkpoint)
-    streams = data(segmenter=_segmenter(segmenter, bundle))
+    streams = data(segmenter=segmenter_for(bundle.model.config, bundle.vocabulary, segmenter))
     run = trainer(callbacks=[], logger=False, default_root_dir=out)
     training = module(bundle.model, autoencoder=bundle.autoencoder)
     results = run.validate(training, datamodule=streams, verbose=False)[0]
@@ -160,11 +164,11 @@ def validate(
     return dict(results)
 
 
-def _segmenter(segmenter: Callable[..., Segmenter], bundle: Bundle) -> Segmenter:
-    config = bundle.model.config
+def segmenter_for(config: ModelConfig, vocabulary: Vocabulary, segmenter: Callable[..., Segmenter]) -> Segmenter:
+    """A segmenter for a model: its strides, its largest picture, and its vision encoder's sizes."""
     vision = config.vision.resize if config.vision else None
     largest = config.max_latent_size * config.stride
-    return segmenter(vocabulary=bundle.vocabulary, stride=config.stride, max_size=largest, vision=vision)
+    return segmenter(vocabulary=vocabulary, stride=config.stride, max_size=largest, vision=vision)
 
 
 def _sizes(model: UnifiedModel) -> str:

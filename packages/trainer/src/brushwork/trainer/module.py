@@ -137,7 +137,9 @@ class ProcessModule(pl.LightningModule):
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """This pack's part of the loss of the whole step, times what Lightning divides by: ranks and batches."""
-        terms, share = self.losses(batch, self._generator(batch, 0)), batch.share
+        generator, share = self._generator(batch, 0), batch.share
+        torch.manual_seed(generator.initial_seed())  # of dropout
+        terms = self.losses(batch, generator)
         self._step.append((batch, terms))
         if share is not None and share.repeat:
             return terms.total(self.lambda_ce) * 0.0
@@ -172,6 +174,12 @@ class ProcessModule(pl.LightningModule):
         if self.trainer.global_step % every == 0 and not self._step:
             losses = {f"train/{name}": value for name, value in self._means(self.train_means).items()}
             self.log_dict({**losses, "gradient_norm": self.gradient_norm.compute(), "minutes": self._minutes()})
+            self.train_means.reset()
+            self.gradient_norm.reset()
+
+    def on_train_start(self) -> None:
+        """Forgets what a checkpoint still holds of means that were logged right after it was written."""
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
             self.train_means.reset()
             self.gradient_norm.reset()
 

@@ -31,6 +31,7 @@ from brushwork.trainer.costs import (
     recipe_of,
     standing_of,
 )
+from brushwork.trainer.fit import segmenter_for
 from brushwork.trainer.module import ProcessModule
 
 GIB = 1 << 30
@@ -69,13 +70,7 @@ def plan(
     bundle, described = blueprint(model)
     bundle, recipe = finetune(bundle), recipe_of(keywords(module), keywords(trainer))
     _check_can_be_split(bundle, recipe)
-    config, given = bundle.model.config, keywords(data)
-    reader = segmenter(
-        vocabulary=made_up_words(),
-        stride=config.stride,
-        max_size=config.max_latent_size * config.stride,
-        vision=config.vision.resize if config.vision else None,
-    )
+    given, reader = keywords(data), segmenter_for(bundle.model.config, made_up_words(), segmenter)
     picture, view = picture_size(given.get("folder"), reader), given.get("view", lambda trajectory: trajectory)
     packs = [made_up_pack(reader, view, max_tokens=times * given["max_tokens"], picture=picture) for times in (1, 2)]
     bundle = prepared(bundle, recipe)

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+NAME = "made_by.json"
 DISTRIBUTIONS = ("brushwork-tokens", "brushwork-flow", "brushwork-data", "brushwork-trainer", "torch", "lightning")
 
 
@@ -38,9 +39,15 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
+def steps_of(folder: Path) -> int | None:
+    """How many steps the model in a folder was trained for; None where nobody says."""
+    path = folder / NAME
+    return json.loads(path.read_text())["steps"] if path.is_file() else None
+
+
 def write_provenance(facts: dict[str, Any], steps: int, folder: Path) -> None:
     """Writes `made_by.json` beside the weights."""
-    path = folder / "made_by.json"
+    path = folder / NAME
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps({**facts, "steps": steps}, indent=1))
     os.replace(part, path)
