@@ -21,6 +21,10 @@ class Term:
     each: Float[Tensor, " n"]
     weights: Float[Tensor, " n"] | None = None
 
+    def detach(self) -> "Term":
+        """The values alone, without what they were computed from."""
+        return Term(each=self.each.detach(), weights=self.weights)
+
     @property
     def weighted(self) -> Float[Tensor, " n"]:
         """Each value times its weight."""
@@ -49,6 +53,10 @@ class LossTerms:
     text: Term
     switch: Term
     flow: Term
+
+    def detach(self) -> "LossTerms":
+        """The values alone, without what they were computed from."""
+        return LossTerms(text=self.text.detach(), switch=self.switch.detach(), flow=self.flow.detach())
 
     def total(self, lambda_ce: float, counts: LossCounts | None = None) -> Float[Tensor, ""]:
         """lambda_ce * (text + switch) + flow.

@@ -98,7 +98,7 @@ class ProcessModule(pl.LightningModule):
         self.gradient_norm = MeanMetric()
         self.gradient_norm.persistent(True)  # a resumed run reports the same averages
         self._configured = False
-        self._step: list[tuple[PackedBatch, LossTerms]] = []
+        self._step: list[tuple[PackedBatch, LossTerms]] = []  # of the running step, to be told if it breaks
         # What is frozen is read from where it came from: checkpoints hold what trains.
         self.register_state_dict_post_hook(drop_frozen)
         self.register_load_state_dict_post_hook(expect_no_frozen)
@@ -140,7 +140,7 @@ class ProcessModule(pl.LightningModule):
         generator, share = self._generator(batch, 0), batch.share
         torch.manual_seed(generator.initial_seed())  # of dropout
         terms = self.losses(batch, generator)
-        self._step.append((batch, terms))
+        self._step.append((batch, terms.detach()))
         if share is not None and share.repeat:
             return terms.total(self.lambda_ce) * 0.0
         self.train_means.update(batch, terms)

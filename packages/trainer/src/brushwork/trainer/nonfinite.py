@@ -40,7 +40,7 @@ def sample_losses(batch: PackedBatch, terms: LossTerms) -> list[dict[str, Any]]:
     sample_of = torch.tensor([span.sample for span in batch.spans], device=batch.token_ids.device)
     means = {}
     for name, spans in (("text", batch.text_span), ("switch", batch.switch_span), ("flow", batch.flow_span)):
-        each = getattr(terms, name).each.detach().float()
+        each = getattr(terms, name).each.float()
         sums = torch.zeros((2, len(batch.keys)), device=each.device)
         sums.index_add_(1, sample_of[spans], torch.stack((each, torch.ones_like(each))))
         means[name] = (sums[0] / sums[1].clamp(min=1)).tolist()
