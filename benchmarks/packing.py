@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from _official_packer import official
 
-from brushwork.data.datamodule import PackedStream
 from brushwork.data.mixture import Mixture
+from brushwork.data.stream import PackedStream
 from brushwork.data.views import process
 from brushwork.flow.flops import pair_cost
 from brushwork.flow.published import BAGEL_7B

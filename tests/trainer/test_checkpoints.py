@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +20,69 @@ from brushwork.trainer.checkpoints import (
     META,
     Checkpoints,
     WholeFile,
-    check_same_experiment,
+    checkpoint_at,
     damage,
-    differences,
     facts,
     last_good,
 )
+from brushwork.trainer.experiment import check_same_experiment, differences
+from brushwork.trainer.fit import _checkpoint
+from brushwork.trainer.signals import STOPPING
 
 
 class Toy(pl.LightningModule):
-    """Linear regression whose n-th batch is the same in every run; `at` is called with n."""
+    """Linear regression whose n-th batch is the same in every run; what `at` holds for n, or a hook, is called."""
 
-    def __init__(self, at: Any = None) -> None:
+    def __init__(self, at: dict[int | str, Any] | None = None) -> None:
         super().__init__()
-        self.net, self.at = nn.Linear(4, 1), at
+        self.net, self.at = nn.Linear(4, 1), at or {}
         nn.init.ones_(self.net.weight)
         nn.init.zeros_(self.net.bias)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        if self.at is not None:
-            self.at(batch_idx)
+        self.at.get(batch_idx, bool)()
         generator = torch.Generator().manual_seed(batch_idx)
         x = torch.randn(8, 4, generator=generator)
         return (self.net(x) - x.sum(1, keepdim=True).sin()).square().mean()
+
+    def setup(self, stage: str) -> None:
+        self.at.get("setup", bool)()
+
+    def on_fit_start(self) -> None:
+        self.at.get("on_fit_start", bool)()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.at.get("on_load_checkpoint", bool)()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.at.pop("validation_step", bool)()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler of SIGINT, also where the tests run in the background, and as it was when they are done."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def send(*numbers: int) -> Any:
+    return lambda: [os.kill(os.getpid(), number) for number in numbers]
+
+
 def train(folder: Path, steps: int, at: Any = None, resume: Path | None = None, accumulate: int = 1, **options) -> Toy:
     checkpoints = Checkpoints(str(folder), **options)
     checkpoints.facts = {"config": {"seed": 1}}
-    quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
+    quiet: dict[str, Any] = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=steps, callbacks=[checkpoints], accumulate_grad_batches=accumulate, **quiet
     )
     module = Toy(at)
-    trainer.fit(module, DataLoader(TensorDataset(torch.zeros(1000))), ckpt_path=resume)
+    batches = DataLoader(TensorDataset(torch.zeros(1000)))
+    trainer.fit(module, batches, batches, ckpt_path=resume)
     return module
 
 
@@ -166,6 +193,46 @@ def test_all_damaged_is_said(two):
         last_good(two)
 
 
+def test_a_path_names_a_checkpoint_or_a_folder_of_some(two):
+    newest, before = two / "step-00000002.ckpt", two / "step-00000001.ckpt"
+    assert (checkpoint_at(before), checkpoint_at(two)) == (before, newest)
+    spoil(newest, "flipped")
+    assert checkpoint_at(two) == before
+    with pytest.raises(ValueError, match=r"step-00000002\.ckpt is no whole checkpoint \(.* is broken\)"):
+        checkpoint_at(newest)
+    with pytest.raises(FileNotFoundError, match=r"step-00000003\.ckpt"):
+        checkpoint_at(two / "step-00000003.ckpt")
+
+
+def test_auto_looks_where_the_run_saves(tmp_path):
+    train(tmp_path / "elsewhere", 1)
+    newest = tmp_path / "elsewhere" / "step-00000001.ckpt"
+    saver = Checkpoints(str(newest.parent))
+    assert _checkpoint("auto", [saver], tmp_path, {"seed": 1}) == newest
+    assert _checkpoint("auto", [], tmp_path, {"seed": 1}) is None
+    assert _checkpoint(None, [saver], tmp_path, {"seed": 1}) is None
+    with pytest.raises(ValueError, match="or take another out"):
+        _checkpoint("auto", [saver], tmp_path, {"seed": 2})
+    with pytest.raises(ValueError, match=r"resume=null begins anew, from its model with model=folder"):
+        _checkpoint(str(newest), [], tmp_path, {"seed": 2})
+
+
+def test_a_run_from_nothing_moves_what_it_does_not_go_on_from(tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    train(folder, 3, every_steps=1)
+    with pytest.raises(SystemExit):
+        train(folder, 3, {"on_fit_start": send(signal.SIGTERM)})
+    assert names(folder) == [] and last_good(folder) is None
+    assert names(tmp_path / "checkpoints.replaced-1") == ["step-00000002.ckpt", "step-00000003.ckpt"]
+    assert f"are now in {tmp_path}/checkpoints.replaced-1" in caplog.text
+    train(folder, 4)
+    train(folder, 5, resume=last_good(folder))
+    assert names(folder) == ["step-00000004.ckpt", "step-00000005.ckpt"]
+    train(folder, 1)
+    assert names(folder) == ["step-00000001.ckpt"]
+    assert names(tmp_path / "checkpoints.replaced-2") == ["step-00000004.ckpt", "step-00000005.ckpt"]
+
+
 def test_no_checkpoints_at_all(tmp_path):
     assert last_good(tmp_path) is None
     assert last_good(tmp_path / "absent") is None
@@ -211,7 +278,7 @@ def test_another_experiments_checkpoint_is_refused(tmp_path):
         check_same_experiment(path, {"seed": 2})
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_and_ends_the_process(tmp_path, caplog, monkeypatch, number):
     """In the first of the two batches of the third step: the step is finished first."""
     requeued = tmp_path / "requeued"
@@ -220,24 +287,58 @@ def test_a_signal_saves_and_ends_the_process(tmp_path, caplog, monkeypatch, numb
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    handlers = [signal.getsignal(one) for one in STOPPING]
     folder = tmp_path / "checkpoints"
 
-    def at(batch: int) -> None:
-        if batch == 4:
-            os.kill(os.getpid(), number)
-
     with pytest.raises(SystemExit) as stopped:
-        train(folder, 10, at, accumulate=2)
+        train(folder, 10, {4: send(number)}, accumulate=2)
     assert stopped.value.code == 128 + number
     assert names(folder) == ["step-00000003.ckpt"]
     assert f"stopped by {number.name} at step 3; the same command goes on" in caplog.text
-    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert [signal.getsignal(one) for one in STOPPING] == handlers
     assert (requeued.read_text().split() if requeued.exists() else None) == (
         ["requeue", "17"] if number == signal.SIGUSR1 else None
     )
     resumed = train(folder, 10, accumulate=2, resume=last_good(folder))
     assert torch.equal(weights(resumed), weights(train(tmp_path / "straight", 10, accumulate=2)))
+
+
+@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_load_checkpoint", "validation_step"])
+def test_a_signal_before_the_first_step_ends_the_process_too(tmp_path, caplog, hook, number):
+    """While a checkpoint is read, and in the validation that precedes training."""
+    begins = hook != "on_load_checkpoint"
+    handlers = [signal.getsignal(one) for one in STOPPING]
+    if not begins:
+        train(tmp_path, 1)
+    before = names(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path, 3, {hook: send(number)}, last_good(tmp_path))
+    assert stopped.value.code == 128 + number
+    assert f"stopped by {number.name} at step {0 if begins else 1}; the same command goes on" in caplog.text
+    assert names(tmp_path) == before
+    assert [signal.getsignal(one) for one in STOPPING] == handlers
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path, capfd):
+    with pytest.raises(SystemExit):  # Lightning's way out of a KeyboardInterrupt
+        train(tmp_path, 5, {2: send(signal.SIGINT, signal.SIGINT)}, every_steps=2)
+    assert names(tmp_path) == ["step-00000002.ckpt"]
+    assert capfd.readouterr().err.count("stopping after this step; Ctrl-C again stops at once") == 1
+
+
+def test_ctrl_c_is_ignored_where_it_was(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    train(tmp_path, 3, {1: send(signal.SIGINT, signal.SIGINT)})
+    assert names(tmp_path) == ["step-00000003.ckpt"]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_signals_are_given_back_where_nothing_is_left_to_train(tmp_path):
+    handlers = [signal.getsignal(one) for one in STOPPING]
+    for _ in range(2):
+        train(tmp_path, 1, resume=last_good(tmp_path))
+        assert [signal.getsignal(one) for one in STOPPING] == handlers
 
 
 def test_a_strategy_that_writes_in_place_is_refused(tmp_path):

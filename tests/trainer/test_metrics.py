@@ -7,7 +7,7 @@ from brushwork.tokens.packing import LossCounts, PackedBatch, pack
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
-from brushwork.trainer.metrics import LossMeans
+from brushwork.trainer.metrics import LossMeans, go_on, summed
 
 VOCABULARY = WordVocabulary("a red circle add the draft".split())
 
@@ -60,15 +60,15 @@ def test_what_no_subset_names_counts_in_the_whole_alone(batch):
     assert not [name for name in means.compute() if "conflict" in name]
 
 
-def test_sums_survive_a_state_dict_and_a_reset(batch):
+def test_sums_survive_a_checkpoint_and_go_with_a_reset(batch):
     means, again = LossMeans(["multi_turn"]), LossMeans(["multi_turn"])
     means.update(batch, constant(batch))
-    again.load_state_dict(means.state_dict())
+    go_on(again, summed(means))
     again.update(batch, constant(batch))
     assert again.counts[0] == 2 * len(batch.text_index)
     assert again.compute()["flow"] == means.compute()["flow"]
     again.reset()
-    assert again.compute() == {}
+    assert not again.counts.any() and not again.sums.any()
 
 
 def test_totals_of_parts_add_up_to_the_total_of_the_whole(batch):

@@ -70,6 +70,11 @@ class Mixture:
         folder = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.folders[folder].sketch(index - self._starts[folder])
 
+    def name(self, index: int, key: str) -> str:
+        """What to call the sample of this number: its key, which is its own among those of one folder alone."""
+        folder = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return key if len(self.folders) == 1 else f"{self.folders[folder].folder}/{key}"
+
     def draw(self, drawn: Sequence[int], count: int) -> tuple[list[Ref], list[int]]:
         """The next samples.
 

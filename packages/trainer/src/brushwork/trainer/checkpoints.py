@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, checked before they are used, and told apart by experiment."""
+"""Checkpoints: written whole or not at all, and checked before they are used."""
 
 import contextlib
-import fnmatch
+import itertools
 import json
 import logging
 import os
@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,26 +33,14 @@ MANIFEST = "files.json"
 
 _FACTS, _ACCUMULATED = "brushwork", "accumulate_grad_batches"
 
-HARMLESS = (
-    *("out", "resume", "study", "callbacks", "loggers"),
-    *("model.base", "data.num_workers", "module.lowering", "module.compile", "module.activation_checkpointing"),
-    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.precision"),
-    *("trainer.accumulate_grad_batches", "trainer.max_*", "trainer.min_*", "trainer.limit_*", "trainer.*val_*"),
-    *("trainer.log_*", "trainer.enable_*", "trainer.plugins", "trainer.profiler", "trainer.benchmark"),
-)
-"""Keys of a config, as patterns, that may change when a run goes on: where, how long and how fast, but not what.
-
-Accumulated batches are among them because they make up for another number of devices.
-"""
-
 
 class Checkpoints(Checkpoint):
     """Saves the state of training at the end of optimiser steps, and when a signal asks to stop.
 
     Each checkpoint is written under another name, flushed to disk, and renamed: `step-00000250.ckpt`, a file, or a
-    folder if the strategy shards. Whatever kills a run, the newest checkpoint in `folder` is whole. SIGTERM and SIGUSR1
-    let the running step finish on every rank, save, and end the process with 128 + the signal's number; after SIGUSR1
-    a SLURM job is queued again.
+    folder if the strategy shards. Whatever kills a run, the newest checkpoint in `folder` is whole. SIGTERM, SIGUSR1
+    and the first SIGINT let the running step finish on every rank, save, and end the process with 128 + the signal's
+    number, before the first step too; after SIGUSR1 a SLURM job is queued again.
 
     Args:
         folder: of the checkpoints of one run.
@@ -93,17 +81,23 @@ class Checkpoints(Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob(unfinished(self.folder / "step-*").name):
                 remove(leftover)
+        # Lightning's own handlers come once all is restored, and would broadcast from inside the handler.
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        self._signals.install()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from where training begins; from now on signals wait for the end of a step."""
+        """Counts from where training begins; clears what former runs left; leaves, if a signal came before."""
         self._seen = self._saved = trainer.global_step
-        self._saved_at, self._leaving = time.monotonic(), 0
+        self._saved_at = time.monotonic()
         step = trainer.global_step
-        if _agree(trainer, [step, -step]) != [step, -step]:
+        *steps, self._leaving = _agree(trainer, [step, -step, self._signals.received])
+        if steps != [step, -step]:
             raise ValueError(
                 f"rank {trainer.global_rank} begins at step {step}, others do not; do all see {self.folder}?"
             )
-        self._signals.install()
+        if trainer.is_global_zero and trainer.ckpt_path is None:
+            _move_aside(self.folder)
+        self._leave(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -134,6 +128,9 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self._saved:
             self.save(trainer)
         _finish_writing(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
         self._signals.restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -237,6 +234,22 @@ def last_good(folder: Path) -> Path | None:
     return None
 
 
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a path names: it, or the newest good one of a folder of them.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path} to go on from")
+    if path.is_dir() and (newest := last_good(path)):
+        return newest
+    if reason := damage(path):
+        raise ValueError(f"{path} is no whole checkpoint ({reason}); take another, or resume=auto")
+    return path
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None if it is whole.
 
@@ -258,34 +271,6 @@ def facts(path: Path) -> dict[str, Any]:
     """What a checkpoint says about its experiment; empty if nothing."""
     file = path / META if path.is_dir() else path
     return torch.load(file, map_location="cpu", weights_only=True, mmap=True).get(_FACTS, {})
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], ignore: Iterable[str] = HARMLESS) -> list[str]:
-    """Dotted keys at which two configs differ, each with both values.
-
-    Args:
-        then, now: nested mappings of plain values.
-        ignore: patterns of keys that do not count, with all below them.
-    """
-    before, after = dict(_flat(then)), dict(_flat(now))
-    patterns = [pattern for one in ignore for pattern in (one, f"{one}.*")]
-    return [
-        f"{key}: {_short(before, key)} then, {_short(after, key)} now"
-        for key in [*before, *[key for key in after if key not in before]]
-        if (key in before) != (key in after) or before[key] != after[key]
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
-    ]
-
-
-def check_same_experiment(path: Path, config: Mapping[str, Any]) -> None:
-    """Compares a checkpoint's config with this run's.
-
-    Raises:
-        ValueError: it is another experiment's.
-    """
-    if changed := differences(facts(path).get("config") or config, json.loads(json.dumps(config))):
-        told = "; ".join(changed)
-        raise ValueError(f"{path} is of another experiment ({told}). resume=null begins anew, or take another out")
 
 
 @contextlib.contextmanager
@@ -331,6 +316,18 @@ def remove(path: Path) -> None:
         doomed.unlink(missing_ok=True)
 
 
+def _move_aside(folder: Path) -> None:
+    """Leaves a run that begins from nothing no checkpoints of a former one: it would go on from them once it died."""
+    if paths := _candidates(folder):
+        place = folder.resolve()
+        names = (place.with_name(f"{place.name}.replaced-{number}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        aside.mkdir()
+        for path in paths:
+            shutil.move(path, aside / path.name)
+        log.warning("this run begins from nothing; the checkpoints of the former one are now in %s", aside)
+
+
 def _candidates(folder: Path) -> list[Path]:
     """Checkpoints by name, the newest first."""
     return sorted((path for path in folder.glob("step-*.ckpt") if _step(path) >= 0), key=_step, reverse=True)
@@ -339,19 +336,6 @@ def _candidates(folder: Path) -> list[Path]:
 def _step(path: Path) -> int:
     match = re.fullmatch(r"step-(\d+)\.ckpt", path.name)
     return int(match[1]) if match else -1
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _short(config: Mapping[str, Any], key: str) -> str:
-    text = json.dumps(config[key], ensure_ascii=False) if key in config else "absent"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _agree(trainer: pl.Trainer, numbers: list[int]) -> list[int]:

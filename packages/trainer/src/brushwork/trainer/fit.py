@@ -20,10 +20,11 @@ from brushwork.flow.flops import pair_cost
 from brushwork.flow.model import ModelConfig, UnifiedModel
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.vocabulary import Vocabulary
-from brushwork.trainer.checkpoints import Checkpoints, check_same_experiment, last_good
+from brushwork.trainer.checkpoints import Checkpoints, checkpoint_at, last_good
+from brushwork.trainer.experiment import check_same_experiment
 from brushwork.trainer.module import ProcessModule
 from brushwork.trainer.parallel import whole_state
-from brushwork.trainer.provenance import provenance, steps_of, write_provenance
+from brushwork.trainer.provenance import is_made_by, provenance, write_provenance
 
 log = logging.getLogger(__name__)
 
@@ -60,18 +61,22 @@ def fit(
         trainer: builds the trainer.
         out: folder of the run: `model/`, `checkpoints/`, `logs/`, `fit.yaml`.
         seed: of the initial weights.
-        resume: a checkpoint to go on from; "auto" takes the newest good one of `out/checkpoints`, if there is any.
+        resume: a checkpoint, or a folder of some, to go on from; "auto" takes the newest good one of this run's, if
+            there is any; None begins anew.
         study: the table that the run belongs to; noted with the config.
 
     Returns:
         The model folder: a whole model, or adapters and the name of their base.
 
     Raises:
-        ValueError: the checkpoint is another experiment's, or a loss was not finite.
+        FileNotFoundError: `resume` names nothing.
+        ValueError: the checkpoint is damaged or another experiment's, or a loss was not finite.
     """
     pl.seed_everything(seed, verbose=False)
     bundle = finetune(model())
     check_writable(bundle.model)
+    if bundle.adapter and bundle.source and Path(bundle.source).resolve() == Path(out, "model").resolve():
+        raise ValueError(f"the adapter would take the place of its own base, {bundle.source}; take another out")
     Path(out).mkdir(parents=True, exist_ok=True)
     streams = data(
         segmenter=segmenter_for(bundle.model.config, bundle.vocabulary, segmenter),
@@ -93,7 +98,8 @@ def fit(
     load = partial(_load, bundle) if waits else None
     training = module(bundle.model, autoencoder=bundle.autoencoder, subsets=streams.subsets, load=load)
     log.info("%s, %d training samples", _sizes(bundle.model), len(streams.train.mixture))
-    run.fit(training, datamodule=streams, ckpt_path=_checkpoint(resume, Path(out), facts["config"]), weights_only=True)
+    start = _checkpoint(resume, extra, Path(out), facts["config"])
+    run.fit(training, datamodule=streams, ckpt_path=start, weights_only=True)
     return _write(bundle, run, training, streams, facts, Path(out))
 
 
@@ -101,12 +107,15 @@ def _load(bundle: Bundle, device: torch.device) -> None:
     load_weights(bundle, device=device)
 
 
-def _checkpoint(resume: str | None, out: Path, config: Mapping[str, Any]) -> Path | None:
+def _checkpoint(resume: str | None, callbacks: list[Any], out: Path, config: Mapping[str, Any]) -> Path | None:
     """Where to go on from, if it is this experiment's."""
-    path = last_good(out / "checkpoints") if resume == "auto" else resume and Path(resume)
+    if not resume:
+        return None
+    folder = next((callback.folder for callback in callbacks if isinstance(callback, Checkpoints)), out / "checkpoints")
+    path = last_good(folder) if resume == "auto" else checkpoint_at(Path(resume))
     if path and config:
-        check_same_experiment(path, config)
-    return path or None
+        check_same_experiment(path, config, own=path.parent.resolve() == folder.resolve())
+    return path
 
 
 def _write(
@@ -124,7 +133,9 @@ def _write(
     state = whole_state(bundle.model)
     if not run.is_global_zero:
         return folder
-    if steps_of(folder) == run.global_step and all(timer.start_time("train") is None for timer in training.timers()):
+    if is_made_by(folder, facts, run.global_step) and all(
+        timer.start_time("train") is None for timer in training.timers()
+    ):
         log.info("nothing is left to train; the model in %s stays as it is", folder)
         return folder
     save_pretrained(bundle, folder, state)
@@ -156,7 +167,7 @@ def validate(
     bundle = from_pretrained(checkpoint)
     streams = data(segmenter=segmenter_for(bundle.model.config, bundle.vocabulary, segmenter))
     run = trainer(callbacks=[], logger=False, default_root_dir=out)
-    training = module(bundle.model, autoencoder=bundle.autoencoder)
+    training = module(bundle.model, autoencoder=bundle.autoencoder, subsets=sorted(streams.val.mixture.subsets))
     results = run.validate(training, datamodule=streams, verbose=False)[0]
     Path(out).mkdir(parents=True, exist_ok=True)
     (Path(out) / "validate.json").write_text(json.dumps(results, indent=1))

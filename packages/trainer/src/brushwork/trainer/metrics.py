@@ -1,4 +1,7 @@
-"""Means of the losses since the last logging step: of each loss, and by subset and kind of segment."""
+"""Means of the losses since the last logging step: of each loss, and by subset and kind of segment.
+
+`summed` and `go_on` carry metrics over a checkpoint: the ranks' states as one, which one rank takes up again.
+"""
 
 from collections.abc import Sequence
 
@@ -15,7 +18,7 @@ ROLES = {"text": ("plan", "inspection"), "switch": ("",), "flow": ("draft", "ref
 
 
 class LossMeans(Metric):
-    """Sums and counts over batches, ranks and a resume; `compute` divides them.
+    """Sums and counts over batches and ranks; `compute` divides them.
 
     Args:
         subsets: of the data; what belongs to none of them counts in the whole alone.
@@ -31,7 +34,7 @@ class LossMeans(Metric):
         self.counts: Tensor
         for state in ("sums", "counts"):
             zeros = torch.zeros(len(self.names), dtype=torch.float64)
-            self.add_state(state, zeros, dist_reduce_fx="sum", persistent=True)
+            self.add_state(state, zeros, dist_reduce_fx="sum")
 
     @staticmethod
     def _groups(term: str, subsets: Sequence[str]) -> list[str]:
@@ -62,3 +65,16 @@ class LossMeans(Metric):
         """The means by name ("flow", "flow/conflict/refinement", ...) of all that occurred."""
         means = self.sums / self.counts
         return {name: means[place].float() for place, name in enumerate(self.names) if self.counts[place] > 0}
+
+
+def summed(metric: Metric) -> dict[str, Tensor]:
+    """What a metric has seen on all ranks; every rank has to call it."""
+    with metric.sync_context():
+        return {name: torch.as_tensor(getattr(metric, name)).clone().cpu() for name in metric.metric_state}
+
+
+def go_on(metric: Metric, state: dict[str, Tensor]) -> None:
+    """Gives a metric what `summed` told."""
+    for name, value in state.items():
+        setattr(metric, name, value.to(metric.device))
+    metric._update_count = 1  # it holds something now

@@ -23,7 +23,7 @@ from brushwork.tokens.packing import CLEAN, PackedBatch
 from brushwork.trainer.average import WeightAverage
 from brushwork.trainer.frozen import drop_frozen, expect_no_frozen
 from brushwork.trainer.inputs import latent_tokens, pixels
-from brushwork.trainer.metrics import LossMeans
+from brushwork.trainer.metrics import LossMeans, go_on, summed
 from brushwork.trainer.nonfinite import write_report
 from brushwork.trainer.optim import warmup_cosine
 from brushwork.trainer.parallel import shard
@@ -96,7 +96,6 @@ class ProcessModule(pl.LightningModule):
         self.average: WeightAverage | None = None
         self.train_means, self.val_means = LossMeans(subsets), LossMeans(subsets)
         self.gradient_norm = MeanMetric()
-        self.gradient_norm.persistent(True)  # a resumed run reports the same averages
         self._configured = False
         self._step: list[tuple[PackedBatch, LossTerms]] = []  # of the running step, to be told if it breaks
         # What is frozen is read from where it came from: checkpoints hold what trains.
@@ -108,9 +107,11 @@ class ProcessModule(pl.LightningModule):
         if self._configured:
             return
         self._configured = True
-        strategy = self.trainer.strategy
+        strategy, precision = self.trainer.strategy, str(self.trainer.precision)
+        if precision in ("bf16-true", "16-true"):
+            raise ValueError(f"trainer.precision={precision} rounds small updates away; take bf16-mixed")
         if isinstance(strategy, ModelParallelStrategy):
-            half = torch.bfloat16 if "bf16" in str(self.trainer.precision) else None
+            half = torch.bfloat16 if "bf16" in precision else None
             shard(self.model, strategy.device_mesh["data_parallel"], half)
         if self.load is not None:
             self.load(strategy.root_device)
@@ -157,7 +158,14 @@ class ProcessModule(pl.LightningModule):
         if not torch.isfinite(norm):
             step = self.trainer.global_step
             raise ValueError(
-                write_report(self.trainer.default_root_dir, step, self.global_rank, norm.item(), self._step)
+                write_report(
+                    self.trainer.default_root_dir,
+                    step,
+                    self.global_rank,
+                    norm.item(),
+                    self._step,
+                    self.trainer.world_size,
+                )
             )
         self.gradient_norm.update(norm)
         self._step = []
@@ -170,18 +178,26 @@ class ProcessModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: PackedBatch, batch_idx: int) -> None:
         """Logs the means since the last logging step."""
-        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
-        if self.trainer.global_step % every == 0 and not self._step:
+        if self._logs_now() and not self._step:
             losses = {f"train/{name}": value for name, value in self._means(self.train_means).items()}
             self.log_dict({**losses, "gradient_norm": self.gradient_norm.compute(), "minutes": self._minutes()})
             self.train_means.reset()
             self.gradient_norm.reset()
 
-    def on_train_start(self) -> None:
-        """Forgets what a checkpoint still holds of means that were logged right after it was written."""
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            self.train_means.reset()
-            self.gradient_norm.reset()
+    def _logs_now(self) -> bool:
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (a connector sets it)
+        return every > 0 and self.trainer.global_step % every == 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what was not logged yet, summed over the ranks, so that a resumed run reports the same means."""
+        fresh = () if self._logs_now() else ("train_means", "gradient_norm")  # those are logged right after
+        checkpoint["means"] = {name: summed(getattr(self, name)) for name in fresh}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it up again, on one rank."""
+        if self.global_rank == 0:
+            for name, state in checkpoint.get("means", {}).items():
+                go_on(getattr(self, name), state)
 
     def on_validation_start(self) -> None:
         """Validates the averaged weights."""
@@ -225,7 +241,7 @@ class ProcessModule(pl.LightningModule):
         return [callback for callback in callbacks if isinstance(callback, Timer)]
 
     def progress(self) -> float:
-        """Share of the training that is over, by steps or by time, whichever is further."""
+        """Share of the training that is over, by steps or by time, whichever is further; by this rank's clock."""
         trainer, shares = self.trainer, [0.0]
         if trainer.max_steps > 0:
             shares.append(trainer.global_step / trainer.max_steps)
@@ -235,9 +251,19 @@ class ProcessModule(pl.LightningModule):
                 shares.append(elapsed / max(elapsed + left, 1e-9))
         return max(shares)
 
+    def _agreed_progress(self) -> float:
+        """The furthest of all ranks': clocks differ, and learning rates must not."""
+        share = self.progress()
+        if self.trainer.world_size == 1 or not any(timer.time_remaining("train") for timer in self.timers()):
+            return share
+        shares = torch.tensor(share, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(shares, op=torch.distributed.ReduceOp.MAX)
+        return shares.item()
+
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, stepped after every update."""
         training = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         optimizer = self.make_optimizer(training)
-        schedule = warmup_cosine(optimizer, warmup_steps=self.warmup_steps, floor=self.lr_floor, progress=self.progress)
+        options = {"warmup_steps": self.warmup_steps, "floor": self.lr_floor}
+        schedule = warmup_cosine(optimizer, **options, progress=self._agreed_progress)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

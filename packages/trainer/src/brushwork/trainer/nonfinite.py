@@ -13,7 +13,12 @@ from brushwork.tokens.packing import PackedBatch
 
 
 def write_report(
-    folder: str | Path, step: int, rank: int, gradient_norm: float, batches: Sequence[tuple[PackedBatch, LossTerms]]
+    folder: str | Path,
+    step: int,
+    rank: int,
+    gradient_norm: float,
+    batches: Sequence[tuple[PackedBatch, LossTerms]],
+    world_size: int = 1,
 ) -> str:
     """Writes `nonfinite-rank<rank>.json` and says in one sentence what happened.
 
@@ -21,17 +26,23 @@ def write_report(
         folder: of the run.
         step: of the optimiser, counted from 0.
         batches: what the rank has contributed to the step.
+        world_size: number of ranks, each of which writes its own report.
     """
     samples = [sample for batch, terms in batches for sample in sample_losses(batch, terms)]
     broken = [sample["key"] for sample in samples if not sample["finite"]]
     path = Path(folder) / f"nonfinite-rank{rank}.json"
     facts = {"step": step, "gradient_norm": str(gradient_norm), "broken": broken, "samples": samples}
     path.write_text(json.dumps(facts, indent=1))
-    where = f"the losses of {', '.join(broken[:5])}" if broken else "no loss, but the gradients"
+    if broken:
+        where = f"the losses of {', '.join(broken[:5])}"
+    elif world_size > 1:
+        where = "the samples of another rank, or the gradients alone; look at all nonfinite-rank*.json"
+    else:
+        where = "no loss, but the gradients"
     return (
         f"step {step} is not finite (gradient norm {gradient_norm}): {where}; all {len(samples)} samples of the step "
-        f"are in {path}. Weights before this step are in the last checkpoint; look at the samples, or lower the "
-        "learning rate"
+        f"are in {path}. The last checkpoint, if there is one, is from before this step; look at the samples, or lower "
+        "the learning rate"
     )
 
 

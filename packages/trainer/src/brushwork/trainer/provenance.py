@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from brushwork.trainer.experiment import differences
+
 NAME = "made_by.json"
 DISTRIBUTIONS = ("brushwork-tokens", "brushwork-flow", "brushwork-data", "brushwork-trainer", "torch", "lightning")
 
@@ -39,10 +41,13 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def steps_of(folder: Path) -> int | None:
-    """How many steps the model in a folder was trained for; None where nobody says."""
+def is_made_by(folder: Path, facts: dict[str, Any], steps: int) -> bool:
+    """Whether the model in a folder is what a run with these facts has after so many steps."""
     path = folder / NAME
-    return json.loads(path.read_text())["steps"] if path.is_file() else None
+    if not path.is_file():
+        return False
+    made = json.loads(path.read_text())
+    return made["steps"] == steps and not differences(made["config"], facts["config"])
 
 
 def write_provenance(facts: dict[str, Any], steps: int, folder: Path) -> None:

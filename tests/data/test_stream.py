@@ -3,17 +3,21 @@ import itertools
 import json
 import operator
 import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from brushwork.data import datamodule, pictures
-from brushwork.data.datamodule import PackedStream
+from brushwork.data import pictures
+from brushwork.data import stream as streams
 from brushwork.data.index import index_path
 from brushwork.data.mixture import Mixture
 from brushwork.data.shards import ShardFolder, write_shards
+from brushwork.data.stream import PackedStream
 from brushwork.data.views import process
 from brushwork.tokens.packing import LossCounts, PackedBatch
 from brushwork.tokens.segments import Segmenter
@@ -88,7 +92,7 @@ def across(
         parts = []
         for worker in range(workers):
             place = (rank, ranks, worker, workers)
-            monkeypatch.setattr(datamodule, "_place", lambda place=place: place)
+            monkeypatch.setattr(streams, "_place", lambda place=place: place)
             one = stream(folder, **options)
             if cursor:
                 one.go_on_from(cursor)
@@ -144,7 +148,7 @@ def damaged(folder):
 
 def test_damaged_pictures_leave_their_samples_out(damaged):
     one = stream(damaged, endless=False, max_tokens=16, window=1)
-    seen = [n for batch in one for n in numbers(batch)]
+    seen = [n for batch in one if not batch.share.repeat for n in numbers(batch)]
     assert sorted(seen) == sorted(set(seen)) and not set(seen) & set(range(30, 37))
     assert {"030", "036"} <= set(one.set_aside) and len(seen) + len(one.set_aside) == NUM
 
@@ -238,3 +242,60 @@ def test_batches_name_their_samples(folder):
     batch = next(iter(stream(folder)))
     assert [int(key) for key in batch.keys] == numbers(batch)
     assert set(batch.groups) == {"/prompt", "/draft"}
+
+
+def test_nothing_waits_for_long_where_samples_hardly_combine(tmp_path):
+    """Samples of more than half a pack: no pack is ever nine tenths full, and still an epoch is an epoch."""
+
+    def long(number: int) -> Trajectory:
+        prompt = " ".join(VOCABULARY.words[:5] * 6)[: 2 * (26 + number % 5)].strip()
+        return replace(sample(number), prompt=prompt)
+
+    write_shards(map(long, range(NUM)), tmp_path, split="train")
+    for balance in (1, 4):
+        batches = list(itertools.islice(stream(tmp_path, max_tokens=48, window=12, balance=balance), 2 * NUM))
+        seen = [n for batch in batches for n in numbers(batch)]
+        first = {n: seen.index(n) for n in range(NUM)}
+        assert max(first.values()) < NUM + 24, "twice a window at most"
+        assert max(len(batch.cursor["carry"]) for batch in batches) <= 12
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_an_unreadable_pack_keeps_the_order_of_the_others(damaged, workers, monkeypatch):
+    """Loader workers take turns: one that skipped its turn would change places with the next."""
+    steps = across(damaged, monkeypatch, 1, workers, 24, max_tokens=16, window=2)
+    assert [step[0].share.number for step in steps] == list(range(24))
+    assert any(step[0].share.repeat for step in steps)
+    places = [step[0].cursor for step in steps]
+    again = across(damaged, monkeypatch, 1, 1, 10, cursor=json.loads(json.dumps(places[7])), max_tokens=16, window=2)
+    assert [step[0].cursor for step in again] == places[8:18]
+
+
+def test_folders_with_the_same_keys_are_told_apart(damaged):
+    for shard in damaged.glob("*.tar"):
+        shard.write_bytes(shard.read_bytes().replace(b"IDAT", b"IDAX"))
+        os.utime(index_path(shard))
+    both = stream(damaged)
+    both.mixture = Mixture([ShardFolder(damaged, "train")] * 2)
+    both.start = {**both.start, "drawn": [0, 0]}
+    with pytest.raises(ValueError, match=f"none of the {2 * NUM} samples can be used"):
+        list(itertools.islice(both, 3))
+
+
+def test_a_process_whose_loader_fails_ends(folder, tmp_path):
+    """Workers outlive a batch system's signals, but not their process."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from brushwork.data.datamodule import TrajectoryDataModule\n"
+        "from brushwork.data.views import process\n"
+        "from brushwork.tokens.segments import Segmenter\n"
+        "from brushwork.tokens.vocabulary import WordVocabulary\n"
+        "segmenter = Segmenter(vocabulary=WordVocabulary('a b c d e f g h i j'.split()), stride=8)\n"
+        "data = TrajectoryDataModule(sys.argv[1], segmenter, process, max_tokens=60, window=12, num_workers=2)\n"
+        "batches = iter(data.train_dataloader())\n"
+        "next(batches)\n"
+        "raise SystemExit(7)\n"
+    )
+    done = subprocess.run([sys.executable, str(script), str(folder)], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
