@@ -53,3 +53,32 @@ def test_two_processes_equal_one(one, tiny_data, tmp_path, strategy):
     for name in ("train/loss", "train/text", "train/switch", "train/flow", "gradient_norm", "val/loss"):
         torch.testing.assert_close(logged(tmp_path, name), logged(out, name), rtol=2e-6, atol=1e-6)
     assert len(logged(out, "train/loss")) == STEPS
+
+
+COMPARED = """
+import torch
+from brushwork.trainer.cli import main
+from brushwork.trainer.module import ProcessModule
+
+def compare(self):
+    own = torch.cat([parameter.detach().flatten() for parameter in self.model.parameters()])
+    both = [torch.empty_like(own), torch.empty_like(own)]
+    torch.distributed.all_gather(both, own)
+    print("equal" if torch.equal(*both) else "apart", self.trainer.global_step > 3, flush=True)
+
+ProcessModule.on_train_end = compare
+main()
+"""
+
+
+def test_clocks_do_not_drive_the_ranks_apart(tiny_data, tmp_path):
+    """Under a time limit the learning rate follows the time, which each process would measure by itself."""
+    script = tmp_path / "run.py"
+    script.write_text(COMPARED)
+    given = f"{SIZES} {RUN.format(val=1000)} ~callbacks.pictures trainer=ddp trainer.accelerator=cpu trainer.devices=2"
+    limit = "trainer.max_steps=-1 trainer.max_time={seconds:4} trainer.precision=32-true"
+    command = [sys.executable, str(script), "fit", f"data.folder={tiny_data}", f"out={tmp_path / 'run'}"]
+    command += [*given.replace(f"trainer.max_steps={STEPS} ", "").split(), *limit.split()]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "equal True" in done.stdout and "apart" not in done.stdout, done.stdout
