@@ -30,6 +30,8 @@ from brushwork.tokens.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 3
+"""Windows that a sample waits for a pack that it fills up."""
 View = Callable[[Trajectory], Trajectory]
 """What a run reads of a stored trajectory, see `data.views`."""
 
@@ -56,10 +58,10 @@ class _Sample:
 class PackedStream(IterableDataset):
     """Draws samples, packs a window of them best-fit-decreasing, and yields the packs.
 
-    Packs of a window that are less than `min_fill` full are taken apart again and their samples join the next window,
-    once: then they go out in whatever pack they are. So every sample of an epoch is used exactly once, and soon. The
-    order, and everything random about a sample, depends on (seed, epoch, sample) alone. A window is laid out by texts
-    and sizes; pictures are read by whoever yields them.
+    Packs of a window that are less than `min_fill` full are taken apart again and their samples join the next window, a
+    few times: then they go out in whatever pack they are. So every sample of an epoch is used exactly once, and soon.
+    The order, and everything random about a sample, depends on (seed, epoch, sample) alone. A window is laid out by
+    texts and sizes; pictures are read by whoever yields them.
 
     There is one sequence of packs, whoever reads it. With R ranks and A accumulated batches, optimiser step s takes
     packs sRA to (s + 1)RA - 1: first one a rank, then the next one a rank, and so on. The loader workers of a rank take
@@ -193,25 +195,24 @@ class PackedStream(IterableDataset):
         lengths = [sum(map(len, samples[ref].segments)) for ref in kept]
         bins = best_fit_decreasing(lengths, self.max_tokens)
         if following is not None:
-            waited = {place for place, ref in enumerate(kept) if list(ref) in here["carry"]}
-            bins, rest = self._ready(bins, lengths, waited)
-            following["carry"] = [list(kept[i]) for i in sorted(rest)]
+            waits = {(epoch, index): times for epoch, index, times in here["carry"]}
+            late = {place for place, ref in enumerate(kept) if waits.get(ref, 0) >= PATIENCE}
+            bins, rest = self._ready(bins, lengths, late)
+            following["carry"] = [[*kept[i], waits.get(kept[i], 0) + 1] for i in sorted(rest)]
             following["number"] = here["number"] + len(bins)
         packs = [self._laid([kept[i] for i in one], samples) for one in bins]
         rng = np.random.default_rng((self.seed, 1, *here["drawn"]))
         ordered = self._alike([packs[i] for i in rng.permutation(len(packs))], rng)
         return [replace(laid, number=here["number"] + place) for place, laid in enumerate(ordered)], following
 
-    def _ready(
-        self, bins: list[list[int]], lengths: Sequence[int], waited: set[int]
-    ) -> tuple[list[list[int]], set[int]]:
+    def _ready(self, bins: list[list[int]], lengths: Sequence[int], late: set[int]) -> tuple[list[list[int]], set[int]]:
         """The bins that go out, and the samples of the others.
 
-        What has waited once goes out. Of the rest the fullest do, if they are full enough, as many as make whole rows
-        of `balance`. Where nothing would go out, all but the emptiest do.
+        What has waited for `PATIENCE` windows goes out. Of the rest the fullest do, if they are full enough, as many as
+        make whole rows of `balance`. Where nothing would go out, all but the emptiest do.
         """
         fill = [sum(lengths[i] for i in one) for one in bins]
-        must = [number for number, one in enumerate(bins) if waited & {*one}]
+        must = [number for number, one in enumerate(bins) if late & {*one}]
         may = sorted({*range(len(bins))} - {*must}, key=lambda number: -fill[number])
         full = [number for number in may if fill[number] >= self.min_fill * self.max_tokens]
         count = (len(must) + len(full)) // self.balance * self.balance
@@ -241,7 +242,7 @@ class PackedStream(IterableDataset):
 
     def _refs(self, here: dict[str, Any]) -> tuple[list[Ref], dict[str, Any] | None]:
         """What the window holds: what was carried over, then what comes next."""
-        carried: list[Ref] = [(epoch, index) for epoch, index in here["carry"]]
+        carried: list[Ref] = [(epoch, index) for epoch, index, _ in here["carry"]]
         if self.endless:
             drawn, after = self.mixture.draw(here["drawn"], self.window - len(carried))
             return carried + drawn, {"drawn": after, "emitted": 0}
