@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -85,3 +86,13 @@ def test_single_pass_trains_too(tiny_run, tiny_data, tmp_path):
     given = tiny_run(tmp_path, max_steps=1)
     given["data"] = partial(TrajectoryDataModule, str(tiny_data), view=single_pass, max_tokens=400, window=8)
     assert fit(**given).is_dir()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_that_is_cut_short_goes_on_in_the_next(tiny_run, tmp_path, num_workers):
+    numbers = []
+    noting = pl.Callback()
+    noting.on_train_batch_start = lambda trainer, module, batch, index: numbers.append(batch.share.number)
+    given = tiny_run(tmp_path, num_workers, max_steps=7, limit_train_batches=3)
+    fit(**{**given, "callbacks": {"noting": noting}})
+    assert numbers == list(range(7))

@@ -124,6 +124,7 @@ class TrajectoryDataModule(pl.LightningDataModule):
         """Notes how far training has come: Lightning calls this for the batch that it is about to use."""
         if self.trainer is not None and self.trainer.training and batch.cursor is not None:
             self._cursor = dict(batch.cursor)
+            self.train.go_on_from(self._cursor)  # where the next epoch begins, if the trainer cuts this one short
             self.set_aside |= batch.set_aside
         return batch
 

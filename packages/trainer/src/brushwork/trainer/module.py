@@ -152,6 +152,10 @@ class ProcessModule(pl.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips by norm, and stops a run whose losses or gradients are not finite before they reach the weights."""
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm={gradient_clip_algorithm}: gradients are clipped by norm"
+            )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or torch.inf)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
