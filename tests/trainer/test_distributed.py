@@ -21,7 +21,7 @@ def fit(data: Path, out: Path, overrides: str, batches: int) -> dict[str, torch.
     """A run by its command; `batches` of a process make a step."""
     shared = f"{SIZES} {RUN.format(val=4 * batches)} trainer.limit_val_batches=100 ~callbacks.pictures"
     command = [sys.executable, "-m", "brushwork.trainer", "fit", f"data.folder={data}", f"out={out}"]
-    command += [*shared.split(), *overrides.split(), f"+trainer.accumulate_grad_batches={batches}"]
+    command += [*shared.split(), *overrides.split(), f"trainer.accumulate_grad_batches={batches}"]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return load_file(out / "model" / "ema.safetensors")

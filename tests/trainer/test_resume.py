@@ -209,7 +209,7 @@ def test_a_sharded_run_equals_one_of_one_process_and_resumes(tiny_data, tmp_path
     one, two = tmp_path / "one", tmp_path / "two"
     options = ("trainer.max_steps=12",)
     sharded = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
-    finish(start(tiny_data, one, *options, "+trainer.accumulate_grad_batches=2"))
+    finish(start(tiny_data, one, *options, "trainer.accumulate_grad_batches=2"))
     process = start(tiny_data, two, *options, *sharded)
     wait_for((two / "checkpoints" / "step-00000002.ckpt").exists, process)
     os.kill(process.pid, signal.SIGTERM)
@@ -217,7 +217,7 @@ def test_a_sharded_run_equals_one_of_one_process_and_resumes(tiny_data, tmp_path
     alone = tmp_path / "alone"
     shutil.copytree(two, alone)
     finish(start(tiny_data, two, *options, *sharded))
-    finish(start(tiny_data, alone, *options, *sharded, "trainer.devices=1", "+trainer.accumulate_grad_batches=2"))
+    finish(start(tiny_data, alone, *options, *sharded, "trainer.devices=1", "trainer.accumulate_grad_batches=2"))
     expected = losses(one)
     assert len(expected) == 12
     for out in (two, alone):
