@@ -96,3 +96,25 @@ def test_an_epoch_that_is_cut_short_goes_on_in_the_next(tiny_run, tmp_path, num_
     given = tiny_run(tmp_path, num_workers, max_steps=7, limit_train_batches=3)
     fit(**{**given, "callbacks": {"noting": noting}})
     assert numbers == list(range(7))
+
+
+def test_what_accumulated_batches_hand_out_adds_up_to_the_mean_over_the_step(tiny_run, tmp_path):
+    """A token counts the same in a short pack as in a long one; the log knows the mean by sums of its own."""
+    shares, means = [], []
+    noting = pl.Callback()
+    noting.on_train_batch_end = lambda trainer, module, outputs, batch, index: shares.append(outputs["loss"].item())
+    given = tiny_run(tmp_path, max_steps=4, accumulate_grad_batches=2)
+    run = given["trainer"]
+
+    def trainer(**named):
+        built = run(**named)
+        log = built._logger_connector.log_metrics
+        built._logger_connector.log_metrics = lambda found, **more: (means.append(dict(found)), log(found, **more))[1]
+        return built
+
+    fit(**{**given, "trainer": trainer, "callbacks": {"noting": noting}})
+    logged = [float(found["train/loss"]) for found in means if "train/loss" in found]
+    assert len(logged) == 4
+    assert [one + other for one, other in zip(shares[::2], shares[1::2], strict=True)] == pytest.approx(
+        logged, rel=1e-4
+    )
