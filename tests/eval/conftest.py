@@ -12,8 +12,9 @@ from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.eval.benchmark import BenchmarkPrompt
 from brushwork.eval.plan_judges import OraclePlanJudge
-from brushwork.eval.sampler import BenchmarkPrompt, predict
+from brushwork.eval.sampler import predict
 from brushwork.eval.score import score
 from brushwork.tokens.trajectory import Trajectory
 

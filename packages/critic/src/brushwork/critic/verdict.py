@@ -1,8 +1,8 @@
 """What a judge answers: a verdict, or the failure to reach one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from brushwork.tokens.trajectory import Image, Plan
 
@@ -16,12 +16,17 @@ class Verdict:
         score: 0 (nothing of it) to 1 (all of it).
         reason: why, in words for a reader of the report.
         judge: name and version of the judge, so that verdicts of another version can be told apart.
+        unfinished: of a failed picture, that nothing in it is wrong and something asked for is missing; None where the
+            judge does not tell.
+        details: what else it found, JSON-able: boxes, single scores, the raw reply.
     """
 
     passed: bool
     score: float
     reason: str
     judge: str
+    unfinished: bool | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +37,13 @@ class JudgeFailure:
         reason: why, for people; its first clause (up to a colon) can be counted by.
         judge: name and version of the judge.
         transient: another try may go better, as where an endpoint was down.
+        details: what came instead, JSON-able: the raw replies.
     """
 
     reason: str
     judge: str
     transient: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brushwork.data.shards import shard_path, write_shard
+from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
 from brushwork.eval.machine import command_line, machine
 from brushwork.eval.verdicts import write_text
 from brushwork.tokens.trajectory import Trajectory
@@ -22,33 +23,6 @@ PREDICTIONS_FOLDER = "predictions"
 """Where `predict` puts its shards inside a run folder; also the name of their split."""
 SAMPLES_FILE = "samples.json"
 REJECTED_FILE = "rejected.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkPrompt:
-    """One thing to draw.
-
-    Attributes:
-        key: unique in the benchmark, safe as a file name; the same for every arm, so that arms can be paired.
-        prompt: the user's words.
-        kind: the category that scores are grouped by. A kind that starts with "ood" is reported in a column of its
-            own and stays out of the overall average.
-        seed: of the sampler's random numbers for this prompt, 0 to 2**31 - 1.
-    """
-
-    key: str
-    prompt: str
-    kind: str
-    seed: int
-
-
-@runtime_checkable
-class Benchmark(Protocol):
-    """Where prompts come from."""
-
-    def prompts(self) -> list[BenchmarkPrompt]:
-        """All prompts, the same at every call."""
-        ...
 
 
 @runtime_checkable
@@ -62,6 +36,15 @@ class Sampler(Protocol):
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
         """Draw one trajectory a prompt, in order; a ValueError means that a prompt cannot be drawn at all."""
+        ...
+
+
+@runtime_checkable
+class KeyedSampler(Protocol):
+    """Answers that do not come from words alone, such as pictures in a folder under the benchmark's names."""
+
+    def answer(self, samples: Sequence[BenchmarkPrompt]) -> list[Trajectory]:
+        """One trajectory a sample, in order; a ValueError means that a sample has no answer."""
         ...
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 VERDICTS_FILE = "verdicts.jsonl"
 
@@ -20,6 +21,9 @@ class ScoredDraft:
         shows_plan: the judge found the planned scene in it; None without a plan or where the judge could not say.
         satisfies_prompt: it would pass as the final answer; None where the judge could not say.
         reason: the judge's words about draft and plan, or why it could not say; empty without a plan.
+        score: the judge's number for it as the final answer, 0 to 1; None where the judge could not say.
+        stood: objects of the draft before that the plan keeps; None for the first draft and where nothing detects.
+        survived: how many of them stand in this draft where they stood.
     """
 
     step: int
@@ -27,6 +31,25 @@ class ScoredDraft:
     accepts: bool | None
     shows_plan: bool | None
     satisfies_prompt: bool | None
+    reason: str = ""
+    score: float | None = None
+    stood: int | None = None
+    survived: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredPlan:
+    """What is known of one plan.
+
+    Attributes:
+        step: number of its step in the trajectory, from 0.
+        consistent: it does not contradict the prompt; None where the critic could not say, or after the first
+            contradiction, beyond which a critic does not read.
+        reason: the critic's words where it contradicts, or why it could not say.
+    """
+
+    step: int
+    consistent: bool | None
     reason: str = ""
 
 
@@ -49,6 +72,10 @@ class ScoredTrajectory:
         steps: plans made, or 1 for a single pass.
         stopped: why sampling ended, where the sampler says.
         drafts: every draft in the order in which it was drawn.
+        plans: every plan in order, where a critic read them.
+        unfinished: of a failed answer, that nothing is wrong and something is missing; None where the judge does not
+            tell.
+        details: what else the judge found, its raw reply for example.
     """
 
     key: str
@@ -65,6 +92,9 @@ class ScoredTrajectory:
     steps: int = 0
     stopped: str | None = None
     drafts: tuple[ScoredDraft, ...] = ()
+    plans: tuple[ScoredPlan, ...] = ()
+    unfinished: bool | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_verdicts(rows: Iterable[ScoredTrajectory], path: Path) -> None:
@@ -86,6 +116,7 @@ def read_verdicts(path: Path) -> list[ScoredTrajectory]:
         try:
             values = json.loads(line)
             values["drafts"] = tuple(ScoredDraft(**draft) for draft in values["drafts"])
+            values["plans"] = tuple(ScoredPlan(**plan) for plan in values.get("plans", ()))
             rows.append(ScoredTrajectory(**values))
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}, line {number}: not a verdict ({error}); score the predictions again") from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
-from brushwork.eval.sampler import BenchmarkPrompt
+from brushwork.eval.benchmark import BenchmarkPrompt
 
 MAX_REPEATS = 50
 """Repeated prompts in a row after which a kind has no new one to give: some have fewer than are asked for."""
