@@ -50,13 +50,20 @@ MINUTES ?= 8
 PROMPTS ?= 312
 PLAN ?= relational
 ARMS := process single_pass text_plan no_critique
-SHOWN := single_pass text_plan no_critique process
+STRATEGIES := oracle_planner oracle_inspector best_of_2
+SHOWN := single_pass best_of_2 text_plan no_critique process $(filter oracle%,$(STRATEGIES))
 comma := ,
 READS_process := strategy=process
 READS_single_pass := strategy=single_pass
 READS_text_plan := strategy=text_plan
 READS_no_critique := strategy=process ablation=no_critique
 LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
+DRAW := benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
+
+# Strategies train nothing: they draw with an arm's model, two candidates costing about what the process does.
+DRAWS_oracle_planner := sampler=oracle_planner sampler.folder=$(DEMO)/process/model
+DRAWS_oracle_inspector := sampler=oracle_inspector sampler.folder=$(DEMO)/process/model
+DRAWS_best_of_2 := sampler=best_of_n sampler.num_candidates=2 sampler.sampler.folder=$(DEMO)/single_pass/model
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 $(DEMO)/report/report.html
@@ -70,10 +77,16 @@ $(DEMO)/%/model/ema.safetensors: $(DEMO)/data/manifest.json
 	$(LIGHTNING) fit out=$(DEMO)/$* $(READS_$*) data.folder=$(DEMO)/data trainer.max_steps=-1 'trainer.max_time={minutes: $(MINUTES)}'
 
 $(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/ema.safetensors
-	$(LIGHTNING) predict out=$(DEMO)/$* sampler.folder=$(DEMO)/$*/model benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
-	$(LIGHTNING) test out=$(DEMO)/$*
+	$(LIGHTNING) predict out=$(DEMO)/$* sampler.folder=$(DEMO)/$*/model $(DRAW)
+	$(LIGHTNING) test out=$(DEMO)/$* benchmark=shapes
 
-$(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl)
+$(DEMO)/best_of_2/verdicts.jsonl: $(DEMO)/single_pass/model/ema.safetensors
+$(DEMO)/oracle_planner/verdicts.jsonl $(DEMO)/oracle_inspector/verdicts.jsonl: $(DEMO)/process/model/ema.safetensors
+$(STRATEGIES:%=$(DEMO)/%/verdicts.jsonl):
+	$(LIGHTNING) predict out=$(@D) $(DRAWS_$(notdir $(@D))) $(DRAW)
+	$(LIGHTNING) test out=$(@D) benchmark=shapes
+
+$(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl) $(STRATEGIES:%=$(DEMO)/%/verdicts.jsonl)
 	$(LIGHTNING) report 'runs={$(subst $() ,$(comma),$(foreach arm,$(SHOWN),$(arm):$(DEMO)/$(arm)))}' out=$(DEMO)/report
 
 .PRECIOUS: $(DEMO)/%/model/ema.safetensors $(DEMO)/%/verdicts.jsonl
@@ -109,7 +122,7 @@ $(TWO)/stage2/model/ema.safetensors: $(TWO)/conflict/manifest.json $(TWO)/alignm
 	  'data.weights=[2.0,1.0,1.0]' out=$(TWO)/stage2
 
 $(TWO)/%/verdicts.jsonl: $(TWO)/%/model/ema.safetensors
-	$(LIGHTNING) predict out=$(TWO)/$* sampler.folder=$(TWO)/$*/model benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
+	$(LIGHTNING) predict out=$(TWO)/$* sampler.folder=$(TWO)/$*/model $(DRAW)
 	$(LIGHTNING) test out=$(TWO)/$*
 
 $(TWO)/report/report.html: $(TWO)/stage1/verdicts.jsonl $(TWO)/stage2/verdicts.jsonl

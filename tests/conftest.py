@@ -28,6 +28,12 @@ def pytest_addoption(parser):
         default=Path(__file__).parents[2] / "shared" / "bagel" / "golden",
         help="folder of numbers from the official BAGEL code, which tests/parity must equal",
     )
+    parser.addoption(
+        "--benchmarks-golden",
+        type=Path,
+        default=None,
+        help="folder of answers of the official GenEval and WISE code, which tests/eval must give too",
+    )
 
 
 _QWEN_SPECIAL = (

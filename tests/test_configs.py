@@ -75,19 +75,20 @@ def test_interpolations_resolve(verb):
 
 
 ADDED = {
-    "chat": "chat@subset.drawing.rewrite.chat",  # below a rewriter
-    "parser": "+parser@subset.drawing.parse",
-    "rewriter": "+rewriter@subset.drawing.rewrite",
-    "inspector": "+inspector@subset.inspect",
+    "chat": ["build subset=multi_turn +rewriter@subset.drawing.rewrite=llm chat@subset.drawing.rewrite.chat"],
+    "parser": ["build subset=multi_turn +parser@subset.drawing.parse"],
+    "rewriter": ["build subset=multi_turn +rewriter@subset.drawing.rewrite"],
+    "planner": ["predict +planner@sampler.planner", "predict sampler=bagel_7b +planner@sampler.planner"],
+    "inspector": ["build subset=alignment_genref +inspector@subset.inspect", "predict +inspector@sampler.inspector"],
 }
-"""Groups that no verb has from the start: what is not needed by default is added."""
+"""Groups that no verb has from the start, with the commands that add them: what is not needed by default is added."""
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in ADDED])
 def test_an_option_that_is_added_fits(group, option):
-    subset = "alignment_genref" if group == "inspector" else "multi_turn"
-    more = ["+rewriter@subset.drawing.rewrite=llm"] if group == "chat" else []
-    assert spelling.misfit(call(composed("build", f"subset={subset}", *more, f"{ADDED[group]}={option}"))) is None
+    for command in ADDED[group]:
+        verb, *overrides = f"{command}={option}".split()
+        assert spelling.misfit(call(composed(verb, *overrides))) is None, command
 
 
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ADDED])

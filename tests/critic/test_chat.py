@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 from pydantic import BaseModel
 
-from brushwork.critic.chat import ChatError, ChatModel, Usage
+from brushwork.critic.chat import ChatError, ChatModel, Reply, Usage
 
 LOST = ("429", "500", "hang", "cut", "no_completion", "junk", "wrong", "length")  # worth asking again
 FINAL = ("400", "401", "403", "404", "refusal", "content_filter")
@@ -187,7 +187,7 @@ def test_a_corrupt_answer_is_asked_for_again(endpoint, chat, damage, caplog):
     (path,) = answers(chat)
     whole = path.read_bytes()
     path.write_bytes(damage)
-    with caplog.at_level(logging.WARNING, "brushwork.critic.chat"):
+    with caplog.at_level(logging.WARNING, "brushwork.critic.answer_cache"):
         assert chat.ask(Answer, "", "hello").word == "hello"
     assert str(path) in caplog.text
     assert path.read_bytes() == whole and len(endpoint.asked) == 2
@@ -221,3 +221,89 @@ def test_settings_travel_without_their_connection(endpoint, chat):
     copy = pickle.loads(pickle.dumps(chat))  # noqa: S301 (what a process pool does)
     assert copy == chat and copy.ask(Answer, "", "hello").word == "hello"
     assert len(endpoint.asked) == 1
+
+
+# Answers in free words
+
+
+def test_a_reply_is_what_was_said(endpoint, chat):
+    endpoint.reply = lambda question: f"I say {question}"
+    picture = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
+    asked = replace(chat, model="judge", seed=None, thinking=False)
+    assert asked.reply("be brief", "hello", [picture], max_tokens=7) == Reply(
+        text="I say hello", model="m", finish_reason="stop"
+    ), "the model is the one that the endpoint names"
+    (body,) = endpoint.asked
+    assert body.pop("messages")[1]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
+    template = {"enable_thinking": False}
+    assert body == {"model": "judge", "temperature": 0.0, "max_tokens": 7, "chat_template_kwargs": template}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        ("junk", Reply(text="I think that it passes.", model="m", finish_reason="stop")),
+        ("length", Reply(text="a long", model="m", finish_reason="length")),
+        ("refusal", Reply(text=None, model="m", finish_reason="stop", refusal="I will not look at this")),
+        ("content_filter", Reply(text=None, model="m", finish_reason="content_filter")),
+    ],
+)
+def test_whatever_the_model_says_is_kept_and_asked_for_again_by_number(endpoint, chat, behaviour, expected):
+    endpoint.reply = lambda question: "a long reply"
+    endpoint.script = lambda question: [behaviour]
+    good = Reply(text="a long reply", model="m", finish_reason="stop")
+    for _ in range(2):
+        assert [chat.reply("", "hello", attempt=number) for number in range(3)] == [expected, good, good]
+    assert len(endpoint.asked) == len(answers(chat)) == 3
+    assert all("attempt" not in body for body in endpoint.asked)
+    offline = replace(chat, base_url=None, api_key_env="NO_SUCH_VARIABLE")
+    assert offline.reply("", "hello") == expected and offline.usage == Usage()
+
+
+@pytest.mark.parametrize("behaviour", ["429", "500", "hang", "cut", "no_completion"])
+def test_a_reply_waits_for_an_endpoint_that_fails(endpoint, chat, behaviour):
+    endpoint.script = lambda question: [behaviour]
+    assert chat.reply("", "hello").text == '{"word":"hello"}'
+    assert len(endpoint.asked) == 2
+    endpoint.script = lambda question: [behaviour] * 9
+    with pytest.raises(ChatError, match="in 2 attempts"):
+        replace(chat, attempts=2).reply("", "other")
+    assert len(answers(chat)) == 1, "a failure is not kept"
+
+
+def test_whatever_determines_a_reply_makes_another_question(endpoint, chat):
+    dark = np.zeros((2, 3, 3), dtype=np.uint8)
+    ask: list[Callable[[], object]] = [
+        lambda: chat.ask(Answer, "", "hello"),
+        lambda: chat.reply("", "hello"),
+        lambda: chat.reply("be brief", "hello"),
+        lambda: chat.reply("", "hello", [dark]),
+        lambda: chat.reply("", "hello", max_tokens=9),
+        lambda: chat.reply("", "hello", attempt=1),
+        lambda: replace(chat, thinking=False).reply("", "hello"),
+        lambda: replace(chat, thinking=False).ask(Answer, "", "hello"),
+    ]
+    for _ in range(2):
+        for one in ask:
+            one()
+    assert len(endpoint.asked) == len(ask) == len(answers(chat))
+
+
+def test_replies_and_answers_share_limit_count_and_threads(endpoint, chat):
+    endpoint.script = lambda question: ["slow"] * 2
+    with ThreadPoolExecutor(8) as pool:
+        replies = [pool.submit(chat.reply, "", "hello") for _ in range(4)]
+        told = [pool.submit(chat.ask, Answer, "", "hello") for _ in range(4)]
+        assert {reply.result().text for reply in replies} == {'{"word":"hello"}'}
+        assert {answer.result().word for answer in told} == {"hello"}
+    assert len(endpoint.asked) == chat.usage.requests == 2
+    assert (chat.usage.prompt_tokens, chat.usage.completion_tokens) == tuple(endpoint.tokens)
+
+
+@pytest.mark.parametrize("damage", [b'{"reply": {"words": "hello"}}', b'{"reply": {"text": 5}}', b'{"answer": {}}'])
+def test_a_corrupt_reply_is_asked_for_again(endpoint, chat, damage):
+    chat.reply("", "hello")
+    (path,) = answers(chat)
+    whole = path.read_bytes()
+    path.write_bytes(damage)
+    assert chat.reply("", "hello").text == '{"word":"hello"}' and path.read_bytes() == whole

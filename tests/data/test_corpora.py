@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 
 from brushwork.critic.chat import ChatModel
-from brushwork.critic.judges.llm import LLMInspector, LLMJudge, LLMPlanCritic, LLMRewriter, LLMSceneParser
+from brushwork.critic.judges.llm import LLMJudge, LLMPlanCritic, LLMRewriter, LLMSceneParser
+from brushwork.critic.partners import LLMInspector
 from brushwork.data.augment import Augmentation
 from brushwork.data.build import build
 from brushwork.data.editors.diffusers import DiffusersEditor

@@ -13,7 +13,7 @@ from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
 from brushwork.eval.benchmark import BenchmarkPrompt
-from brushwork.eval.plan_judges import OraclePlanJudge
+from brushwork.eval.process_judges import OraclePlanJudge, ProcessJudges
 from brushwork.eval.sampler import predict
 from brushwork.eval.score import score
 from brushwork.tokens.trajectory import Trajectory
@@ -38,6 +38,17 @@ class Replay:
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
         return [self.trajectories[seed] for seed in seeds]
+
+
+@pytest.fixture(scope="session")
+def benchmarks_golden(request) -> Path:
+    """The folder of answers of the official benchmark code; one that was named must be there."""
+    named = request.config.getoption("--benchmarks-golden")
+    folder = named or Path(__file__).parents[3] / "shared" / "benchmarks" / "golden"
+    if folder.is_dir():
+        return folder
+    message = f"no official answers in {folder}; name their folder by --benchmarks-golden"
+    return pytest.fail(message) if named else pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +102,7 @@ def run_folder(judge, plan_judge, benchmark_of) -> Callable[[Path, Sequence[Traj
 
     def make(folder: Path, trajectories: Sequence[Trajectory]) -> Path:
         predict(Replay(trajectories), folder, benchmark=benchmark_of(trajectories), batch_size=5)
-        score(folder / "predictions", judge, folder, plan_judge)
+        score(folder / "predictions", judge, folder, process=ProcessJudges(plan_judge=plan_judge))
         return folder
 
     return make

@@ -11,7 +11,7 @@ import pytest
 from brushwork.data.views import single_pass, text_plan
 from brushwork.eval.contact_sheet import contact_sheet
 from brushwork.eval.filmstrip import filmstrip
-from brushwork.eval.gallery import choose_hero, choose_keys, data_uri, make_cards
+from brushwork.eval.gallery import choose_hero, choose_keys, data_uri, group_cards, make_cards
 from brushwork.eval.runs import load_runs
 
 
@@ -42,6 +42,27 @@ def test_cards_hold_everything_in_order(runs, trajectories):
     assert [frame.final for frame in process.frames] == [False] * (len(process.frames) - 1) + [True]
     assert (single.outcome, len(single.frames), single.plans) == ("failed", 1, ())
     assert plan.plans == tuple(step.plan for step in original.steps) and plan.frames[0].plan is None
+
+
+def test_failures_come_first_and_what_is_unjudged_stands_apart(runs):
+    cards = make_cards(runs, [row.key for row in runs[0].rows])
+    first = cards[0].strips[0]
+    unjudged = replace(first, row=replace(first.row, passed=None, score=None, failure="endpoint down"))
+    cards[0] = replace(cards[0], strips=(unjudged, *cards[0].strips[1:]))
+    groups = dict(group_cards(cards))
+    assert list(groups) == ["Failed", "Passed by every arm", "Without a verdict"]
+    failures = [card.num_failed for card in groups["Failed"]]
+    assert failures == sorted(failures, reverse=True) and min(failures) > 0
+    assert [card.key for card in groups["Without a verdict"]] == [cards[0].key]
+    assert sum(map(len, groups.values())) == len(cards)
+    assert all(strip.outcome == "passed" for card in groups["Passed by every arm"] for strip in card.strips)
+
+
+def test_the_rewards_of_candidates_are_shown_the_best_first(tmp_path, run_folder, trajectories):
+    candidates = [{"reward": 0.25, "key": "a"}, {"reward": 0.75}, {"reward": None}]
+    chosen = [replace(one, meta={**one.meta, "candidates": candidates}) for one in map(single_pass, trajectories)]
+    (card, *_) = make_cards(load_runs({"best": run_folder(tmp_path, chosen)}), ["000"])
+    assert card.strips[0].rewards == (0.75, 0.25)
 
 
 def test_the_hero_passed_and_was_mended(runs):

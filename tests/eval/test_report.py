@@ -1,15 +1,22 @@
-"""The report as a whole: self-contained, escaped, the same figures on the page and in results.json."""
+"""The report as a whole: self-contained, escaped, the same figures on the page, in report.md and in results.json."""
 
+import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import PIL.Image
 import pytest
 
 from brushwork.data.views import single_pass
+from brushwork.data.worlds.shapes import KINDS
+from brushwork.eval.benchmark import Scale
+from brushwork.eval.markdown import escaped
+from brushwork.eval.paper import GENEVAL, GENEVAL_NAMES, SAME_AS, WISE
 from brushwork.eval.report import report
+from brushwork.eval.scores import SCORES_FILE
 from brushwork.eval.verdicts import read_verdicts, write_verdicts
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -80,6 +87,8 @@ def test_the_page_is_self_contained_and_well_formed(tmp_path, folders):
         assert text in page
     with PIL.Image.open(tmp_path / "report" / "contact_sheet.png") as sheet:
         assert sheet.width > 400
+    for name in ("scores.svg", "cost.svg"):
+        assert ElementTree.parse(tmp_path / "report" / name).getroot().tag.endswith("svg")
 
 
 def test_results_say_what_the_verdicts_say(tmp_path, folders):
@@ -147,3 +156,67 @@ def test_drafts_that_cannot_be_judged_are_counted(tmp_path, folders):
     assert process["num_unjudged_drafts"] == len(unread)
     assert process["process"]["inspection"]["drafts"] == sum(len(row.drafts) for row in rest)
     assert f"{len(unread)} more not judged" in page
+
+
+def cells(page: str) -> list[str]:
+    """The text of all table cells, without what is set small."""
+    found = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, flags=re.DOTALL)
+    return [re.sub(r"<small>.*?</small>|<svg.*?</svg>|<[^>]+>", "", one, flags=re.DOTALL).strip() for one in found]
+
+
+def test_the_markdown_holds_the_tables_of_the_page(tmp_path, folders):
+    page = report(folders, tmp_path / "report").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    shown = [html.unescape(cell) for cell in cells(page)]
+    assert len(shown) > 100 and all(escaped(cell) in text for cell in shown)
+    linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert linked == ["scores.svg", "cost.svg", "trajectory.png", "contact_sheet.png"]
+    assert all((tmp_path / "report" / name).is_file() for name in linked)
+
+
+def rescored(folders, kinds, scale, benchmark, judge, **of_arm):
+    """Gives the runs another benchmark: its kinds in the place of ours, and what `test` would have written."""
+    for number, path in enumerate(sorted(folders.glob("*/verdicts.jsonl"))):
+        rows = [replace(row, kind=kinds[row.kind], score=(number + 1) / 4) for row in read_verdicts(path)]
+        write_verdicts(rows, path)
+        about = {"benchmark": {"benchmark": benchmark} | of_arm.get(path.parent.name, {}), "judge": judge}
+        path.with_name(SCORES_FILE).write_text(json.dumps(about | {"scale": asdict(scale)}))
+
+
+def test_a_geneval_report_has_the_paper_s_rows_and_says_when_prompts_differ(tmp_path, folders):
+    kinds = {kind: kind for kind in GENEVAL_NAMES} | SAME_AS
+    judge = {"judge": "geneval/1", "detector": {"model": "a detector"}}
+    long = {"prompt_set": "long"}
+    scale = Scale(kinds=tuple(GENEVAL_NAMES))
+    rescored(folders, kinds, scale, "geneval", judge, process={"prompt_set": "short"}, single_pass=long)
+    page = report(folders, tmp_path / "report").read_text()
+    outline(page)
+    for row in GENEVAL:
+        assert html.escape(f"paper: {row.label}") in page
+    assert "Unequal benchmark.prompt_set: short in “process”; long in “single_pass”." in page
+    assert "detector a detector" in page and 'class="hollow"' in page
+    assert "> **Unequal benchmark" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_wise_report_reads_scores_and_shows_both_overalls(tmp_path, folders):
+    names = tuple(WISE[0].kinds)
+    kinds = dict(zip(KINDS, names, strict=True))
+    weights = dict(zip(names, (0.4, 0.167, 0.133, 0.1, 0.1, 0.1), strict=True))
+    scale = Scale(measure="score", kinds=names, overalls={"overall": weights, "equal": {}}, complete=True)
+    rescored(folders, kinds, scale, "wise", {"judge": "wise/1", "protocol": "wise"})
+    page = report(folders, tmp_path / "report").read_text()
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert [run["overall"]["estimate"] for run in results["runs"].values()] == pytest.approx([0.25, 0.5])
+    assert results["weights"] == {"overall": weights, "equal": {}} and results["measure"] == "score"
+    (pair,) = results["pairs"]
+    assert pair["difference"]["estimate"] == pytest.approx(0.25) and pair["wins"] == pair["num"]
+    assert {"paper: BAGEL", "0.25", "0.50", "+0.25"} <= set(map(html.unescape, cells(page)))
+    assert "hollow" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_runs_of_two_benchmarks_make_no_report(tmp_path, folders):
+    for name in ("process", "single_pass"):
+        (folders / name / SCORES_FILE).write_text(json.dumps({"benchmark": {"benchmark": name}}))
+    with pytest.raises(ValueError, match="different benchmarks"):
+        report(folders, tmp_path / "report")
+    assert not (tmp_path / "report").exists()

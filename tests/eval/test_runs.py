@@ -1,10 +1,15 @@
-"""Run folders: what must be there, what may be, and training logs with holes."""
+"""Run folders: what must be there, what may be, which may stand in one report, and training logs with holes."""
 
+import json
 import math
+import re
+from dataclasses import asdict
 
 import pytest
 
+from brushwork.eval.benchmark import Scale
 from brushwork.eval.runs import load_runs, read_curves
+from brushwork.eval.scores import SCORES_FILE
 
 
 def test_a_log_with_holes_and_missing_columns(tmp_path):
@@ -47,6 +52,42 @@ def test_prompts_that_were_not_drawn_are_counted(tmp_path, run_folder, trajector
     score(tmp_path / "predictions", judge, tmp_path)
     (run,) = load_runs({"mine": tmp_path})
     assert run.num_missing == 5
+
+
+def test_what_was_scored_is_read_from_beside_the_verdicts(tmp_path, run_folder, trajectories):
+    folder = run_folder(tmp_path, trajectories[:2])
+    scale = Scale(measure="score", kinds=("a", "b"), overalls={"overall": {"a": 0.5, "b": 0.5}}, complete=True)
+    content = {"format": 1, "benchmark": {"benchmark": "wise"}, "scale": asdict(scale)}
+    (folder / SCORES_FILE).write_text(json.dumps(content))
+    (run,) = load_runs({"mine": folder})
+    assert (run.benchmark, run.scale) == ("wise", scale)
+    (folder / SCORES_FILE).unlink()
+    (older,) = load_runs({"mine": folder})
+    assert (older.benchmark, older.scale) == ("", Scale())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"benchmark": {"benchmark": "wise"}}, "different benchmarks (a: geneval; b: wise)"),
+        (
+            {"scale": asdict(Scale(measure="score"))},
+            "runs a and b are scored on different scales: they differ in measure",
+        ),
+        (
+            {"scale": asdict(Scale(overalls={"equal": {}, "overall": {"a": 1.0}}))},
+            "runs a and b are scored on different scales: they differ in overalls",
+        ),
+    ],
+)
+def test_runs_of_different_benchmarks_or_scales_are_not_mixed(tmp_path, run_folder, trajectories, change, message):
+    scale = asdict(Scale(overalls={"overall": {"a": 1.0}, "equal": {}} if "overalls" in message else {"overall": {}}))
+    told = {"benchmark": {"benchmark": "geneval"}, "scale": scale}
+    for name, content in {"a": told, "b": told | change}.items():
+        run_folder(tmp_path / name, trajectories[:1])
+        (tmp_path / name / SCORES_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_runs(tmp_path)
 
 
 def test_missing_runs_say_what_to_do(tmp_path):

@@ -1,13 +1,15 @@
 """predict: resumable to the byte, refused prompts set aside, nothing mixed."""
 
-import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from brushwork.data.shards import ShardFolder
-from brushwork.eval.sampler import predict
+from brushwork.eval.benchmark import BenchmarkPrompt
+from brushwork.eval.sampler import PREDICTIONS_FOLDER, predict, read_rejected, read_samples
 from brushwork.tokens.trajectory import Trajectory
 
 
@@ -83,7 +85,7 @@ class Picky:
 def test_refused_prompts_are_set_aside_and_counted(tmp_path, trajectories):
     prompts = ["a", "b <refine>", "c", "d", "<|vision_start|>", "f", "g"]
     folder = predict(Picky(trajectories[0]), tmp_path, prompts=prompts, batch_size=4)
-    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    rejected = read_rejected(folder)
     assert [row["prompt"] for row in rejected] == ["b <refine>", "<|vision_start|>"]
     assert "control tag" in rejected[0]["reason"]
     assert [one.prompt for one in ShardFolder(folder, "predictions")] == ["a", "c", "d", "f", "g"]
@@ -91,13 +93,23 @@ def test_refused_prompts_are_set_aside_and_counted(tmp_path, trajectories):
 
 
 def test_refusals_survive_a_resumption(tmp_path, trajectories):
-    prompts = ["a", "b <refine>", "c", "d <des>"]
+    prompts = ["a", "b <refine>", "c", "d <des>", "<ins>", "<des>"]
     folder = predict(Picky(trajectories[0]), tmp_path, prompts=prompts, batch_size=2)
-    before = (folder / "rejected.jsonl").read_text()
+    before = read_rejected(folder)
     for path in folder.glob("predictions-00001.*"):
         path.unlink()
-    predict(Picky(trajectories[0]), tmp_path, prompts=prompts, batch_size=2)
-    assert (folder / "rejected.jsonl").read_text() == before
+    asked = []
+
+    class Watched(Picky):
+        def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
+            asked.extend(prompts)
+            return super().__call__(prompts, seeds)
+
+    watched = Watched(trajectories[0])
+    watched.fingerprint = "Picky"
+    predict(watched, tmp_path, prompts=prompts, batch_size=2)
+    assert read_rejected(folder) == before
+    assert set(asked) == {"c", "d <des>"}, "neither what was drawn nor a batch that was refused as a whole comes again"
 
 
 def test_every_prompt_refused_is_an_error(tmp_path, trajectories):
@@ -117,3 +129,45 @@ def test_free_prompts_go_before_the_benchmark(tmp_path, trajectories, benchmark)
 def test_bad_requests_are_refused(tmp_path, sampler, arguments, message):
     with pytest.raises(ValueError, match=message):
         predict(sampler, tmp_path, **arguments)
+
+
+class Stored:
+    """Answers by the benchmark's names, as a folder of pictures does."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.trajectory = trajectory
+
+    def describe(self) -> dict[str, str]:
+        return {"model": "stored"}
+
+    def answer(self, samples: Sequence[BenchmarkPrompt]) -> list[Trajectory]:
+        if any(sample.key == "001" for sample in samples):
+            raise ValueError("001 is not in the folder")
+        return [self.trajectory for _ in samples]
+
+
+def test_a_keyed_sampler_is_asked_by_key_and_says_what_it_is(tmp_path, trajectories, benchmark):
+    folder = predict(Stored(trajectories[0]), tmp_path, benchmark, batch_size=5)
+    assert [row["key"] for row in read_rejected(folder)] == ["001"]
+    assert len(ShardFolder(folder, PREDICTIONS_FOLDER)) == len(trajectories) - 1
+    assert read_samples(folder)["settings"] == {"model": "stored"}
+
+
+def test_memory_is_measured_where_it_can_be(tmp_path, trajectories):
+    folder = predict(Picky(trajectories[0]), tmp_path, prompts=["a"])
+    (drawn,) = ShardFolder(folder, PREDICTIONS_FOLDER)
+    if sys.platform == "linux":
+        assert 10 < drawn.meta["cost"]["peak_memory_mib"] < 100_000
+
+
+@pytest.mark.slow
+def test_two_processes_draw_what_one_draws(tmp_path):
+    shared = ["benchmark.prompts_per_kind=2", "batch_size=3", "sampler=renderer"]
+    for name, more in {"one": [], "two": ["devices=2", "accelerator=cpu"]}.items():
+        command = [sys.executable, "-m", "brushwork.trainer", "predict", *shared, *more, f"out={tmp_path / name}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (ShardFolder(tmp_path / name / PREDICTIONS_FOLDER, PREDICTIONS_FOLDER) for name in ("one", "two"))
+    assert len(one) == len(two) == 12
+    for single, shared in zip(one, two, strict=True):
+        assert single.key == shared.key and (single.final_image == shared.final_image).all()

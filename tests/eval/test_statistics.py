@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from brushwork.eval.statistics import (
     Interval,
     Spread,
+    bootstrap_difference,
     macro_average,
+    mean_score,
     over_runs,
     paired_difference,
     pooled_spread,
     student_quantile,
+    weighted_mean,
     wilson,
 )
 
@@ -137,3 +140,49 @@ def test_the_difference_of_several_seeds_covers_the_truth(luck):
         interval = over_runs(paired_difference({"kind": pairs}), [3, 3], spread, floor=-1.0)
         covered.append(interval.low <= means[3] - means[0] <= interval.high)
     assert 0.92 <= np.mean(covered) <= 0.99
+
+
+def test_weights_make_the_mean_and_a_missing_kind_leaves_none():
+    kinds = {"a": wilson(3, 4), "b": wilson(1, 4)}
+    mean = weighted_mean(kinds, {"a": 0.8, "b": 0.2})
+    assert mean.estimate == pytest.approx(0.65) and mean.num == 8
+    assert mean.estimate - mean.low == pytest.approx(
+        math.hypot(0.8 * (0.75 - kinds["a"].low), 0.2 * (0.25 - kinds["b"].low))
+    )
+    assert math.isnan(weighted_mean(kinds, {"a": 0.5, "c": 0.5}).estimate)
+    assert weighted_mean(kinds).estimate == 0.5
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
+def test_a_mean_score_lies_within_its_limits(values):
+    interval = mean_score(values)
+    assert 0 <= interval.low <= interval.estimate + 1e-12 and interval.estimate <= interval.high + 1e-12 <= 1 + 2e-12
+    assert interval.high - interval.low > 0
+
+
+def test_a_mean_score_covers_the_truth():
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        interval = mean_score(rng.choice([0.0, 0.35, 0.7, 1.0], size=40, p=[0.1, 0.2, 0.3, 0.4]).tolist())
+        hits += interval.low <= 0.2 * 0.35 + 0.3 * 0.7 + 0.4 <= interval.high
+    assert 0.93 < hits / 1000 < 0.98
+
+
+def test_the_bootstrap_agrees_with_the_closed_form_and_is_repeatable():
+    rng = np.random.default_rng(1)
+    pairs = {
+        kind: [(float(rng.random() < 0.5), float(rng.random() < 0.6)) for _ in range(200)] for kind in ("a", "b", "c")
+    }
+    closed, (drawn, better) = paired_difference(pairs), bootstrap_difference(pairs)
+    assert drawn.estimate == pytest.approx(closed.estimate) and drawn.num == 600
+    assert drawn.low == pytest.approx(closed.low, abs=0.01) and drawn.high == pytest.approx(closed.high, abs=0.01)
+    assert bootstrap_difference(pairs) == (drawn, better) and 0.95 < better <= 1
+
+
+def test_the_bootstrap_weighs_kinds_and_knows_when_it_knows_nothing():
+    pairs = {"a": [(0.0, 1.0)] * 5, "b": [(1.0, 1.0)] * 5, "empty": []}
+    drawn, better = bootstrap_difference(pairs, {"a": 0.25, "b": 0.75})
+    assert drawn.estimate == drawn.low == drawn.high == 0.25 and better == 1.0
+    nothing, unknown = bootstrap_difference({"a": []})
+    assert math.isnan(nothing.estimate) and math.isnan(unknown)
+    assert bootstrap_difference({"a": [(1.0, 1.0)] * 3})[1] == 0.5, "a tie counts half"

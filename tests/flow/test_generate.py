@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig, PixelAutoencoder
-from brushwork.flow.generate import Sampling, TrajectoryGenerator, assemble
+from brushwork.flow.generate import Sampling, TrajectoryGenerator
 from brushwork.flow.guidance import Guidance
+from brushwork.flow.writing import assemble
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, vision_patches
 from brushwork.tokens.packing import pack, split_documents
@@ -152,10 +153,10 @@ def test_evaluating_every_other_step(model, vocabulary):
 class Eager(TrajectoryGenerator):
     """Untrained, but fond of another step and of what it drew."""
 
-    def _choose(self, rows, logits):
+    def _continue(self, fed, logits, rows):
         control, liked = self.vocabulary.control, torch.zeros(logits.shape[1])
         liked[[control.bos, control.ins, control.refine, control.refine_end]] = 2 * self.sampling.temperature
-        return super()._choose(rows, logits + liked)
+        return super()._continue(fed, logits + liked, rows)
 
 
 class Recording(Eager):
@@ -177,12 +178,12 @@ class Recording(Eager):
             self.logits[row.number].append((self.document[row.number], len(row.branches.main) - 1, line))
         return super()._continue(fed, logits, rows)
 
-    def _paint(self, engine, rows):
+    def _paint(self, engine, rows, look=None):
         for row in rows:
-            contexts = (getattr(row.drawn[0], name) for name in ("main", "without_text", "without_images"))
+            contexts = (getattr(row.drawing.view, name) for name in ("main", "without_text", "without_images"))
             marks = [None if context is None else context.mark for context in contexts]
             self.drawings[row.number].append((self.document[row.number], *marks))
-        return super()._paint(engine, rows)
+        return super()._paint(engine, rows, look)
 
 
 def teacher_forced(model, document, vocabulary):

@@ -62,8 +62,11 @@ def test_switches(state, allowed):
 
 
 def test_every_state_but_the_end_goes_on_and_is_reached():
+    thinking = transition_table(VOCABULARY, single_pass=True, thinks=True)
     reached = {State.PROMPT, *(State(int(s)) for s in np.unique(TABLE[TABLE != FORBIDDEN]))}
     assert reached == set(State)
+    assert thinking[State.PROMPT, C.bos] == State.THOUGHT and thinking[State.THOUGHT, C.eos] == State.DRAW
+    assert set(np.flatnonzero(thinking[State.PROMPT] != FORBIDDEN)) == {C.bos}
     assert all((TABLE[state] != FORBIDDEN).any() for state in State if state is not State.DONE)
 
 

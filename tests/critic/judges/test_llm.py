@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from brushwork.critic.chat import ChatError, ChatModel
-from brushwork.critic.judges.llm import LLMInspector, LLMJudge, LLMPlanCritic, LLMRewriter, LLMSceneParser
+from brushwork.critic.judges.llm import LLMJudge, LLMPlanCritic, LLMRewriter, LLMSceneParser
 from brushwork.critic.scene import Relation, SceneGraph, SceneObject
 from brushwork.critic.verdict import Judge, JudgeFailure, PlanCritic, PlanVerdict, Verdict
-from brushwork.tokens.trajectory import Inspection, Plan
+from brushwork.tokens.trajectory import Plan
 
 BLANK = np.zeros((4, 4, 3), dtype=np.uint8)
 LOST = ("429", "500", "cut", "no_completion", "junk", "wrong", "length")
@@ -172,29 +172,6 @@ def test_a_malformed_criticism_is_asked_for_again_then_a_failure(endpoint, chat,
 def test_no_plans_are_misuse(chat):
     with pytest.raises(ValueError, match="plans is empty; expected at least one"):
         LLMPlanCritic(chat=chat)("a cat", [])
-
-
-# Inspector
-
-
-@pytest.mark.parametrize("reflection", [None, "The cat is too small."])
-def test_an_inspection(endpoint, chat, says, reflection):
-    says(draft_check="the cat is small", refine=" enlarge the cat ")
-    inspection = LLMInspector(chat=chat)("a big cat", BLANK, reflection)
-    assert inspection == Inspection(draft_check="the cat is small", refine="enlarge the cat")
-    question = endpoint.asked[0]["messages"][1]["content"][0]["text"]
-    assert texts(question) == {"description": "a big cat", "remarks": reflection}
-
-
-def test_an_inspection_that_accepts(chat, says):
-    says(draft_check="nothing departs", refine="")
-    assert LLMInspector(chat=chat)("a big cat", BLANK).accepts
-
-
-def test_no_inspection_is_a_failure(endpoint, chat):
-    endpoint.script = lambda question: ["refusal"]
-    answer = LLMInspector(chat=chat)("a cat", BLANK)
-    assert answer == JudgeFailure(reason="the model refused: I will not look at this", judge="llm-inspector/1:m")
 
 
 # Rewriter

@@ -1,5 +1,6 @@
 """The exact judge: passes, fails, and says when it cannot judge."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,39 @@ def judge(seen: str) -> OracleJudge:
 )
 def test_verdicts(prompt, seen, reason, score):
     verdict = judge(seen)(prompt, BLANK)
-    assert verdict == Verdict(passed=score == 1, score=score, reason=reason, judge="oracle/1")
+    assert isinstance(verdict, Verdict)
+    assert (verdict.passed, verdict.score, verdict.reason, verdict.judge) == (score == 1, score, reason, "oracle/1")
+
+
+@pytest.mark.parametrize(
+    ("seen", "unfinished"),
+    [
+        ("a red circle at a1 and a ring at a2 and a ring at a3", False),  # all there
+        ("a red circle at a1 and a ring at a2", True),  # one of two rings
+        ("a ring at a2", True),
+        ("a blue circle at a1 and a ring at a2", False),  # wrong, too
+        ("a red circle at a1 and a cross at a2", False),
+    ],
+)
+def test_what_is_only_missing_is_unfinished(seen, unfinished):
+    assert judge(seen)("a red circle and two rings", BLANK).unfinished == unfinished
+
+
+def test_details_list_the_discrepancies_as_json():
+    details = judge("a blue circle at a1 and a cross at d4")("a red circle and a ring left of a square", BLANK).details
+    assert json.loads(json.dumps(details)) == {
+        "discrepancies": [
+            {
+                "kind": "color",
+                "wanted": "red circle",
+                "seen": "blue circle",
+                "check": "the blue circle should be red",
+            },
+            {"kind": "shape", "wanted": "ring", "seen": "cross", "check": "the cross should be a ring"},
+            {"kind": "missing", "wanted": "square", "seen": None, "check": "the square is missing"},
+        ]
+    }
+    assert judge("a ring at a1")("a ring", BLANK).details == {"discrepancies": []}
 
 
 def test_an_unreadable_prompt_is_a_failure_not_a_zero():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from brushwork.critic.scene import diff, parse_scene
-from brushwork.critic.verdict import JudgeFailure
 from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.alignment import planted_alignment, reflected_alignment
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.tasks import Pair, Reject, Task
 from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.tokens.roles import NoAnswer
 from brushwork.tokens.trajectory import Inspection
 
 WORLD = ShapesWorld()
@@ -52,13 +52,13 @@ def test_a_positive_shows_the_good_picture_alone():
 
 def test_an_inspector_may_rewrite_the_reflection():
     said = Inspection(draft_check="There is no dog.", refine="Add a dog.")
-    assert reflected(inspect=lambda prompt, image, reflection: said).steps[0].drafts[0].inspection == said
+    assert reflected(inspect=lambda prompt, plans, image, reflection: said).steps[0].drafts[0].inspection == said
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (JudgeFailure(reason="down", judge="j"), "the inspector failed"),
+        (NoAnswer(reason="down"), "the inspector failed"),
         (Inspection(draft_check="fine"), "the inspector"),
     ],
 )

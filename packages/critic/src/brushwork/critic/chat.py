@@ -1,18 +1,15 @@
-"""The one client of language models: any OpenAI-compatible endpoint, answers that fit a schema, kept on disk.
+"""The one client of language models: any OpenAI-compatible endpoint, answers by a schema or in words, kept on disk.
 
 Needs the extra `llm` of brushwork-critic.
 """
 
 import base64
-import hashlib
 import io
-import json
-import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -20,14 +17,14 @@ from weakref import WeakValueDictionary
 import openai
 import PIL.Image
 import stamina
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pyrate_limiter import GCRA, Duration, Limiter, Rate, StateBucket
 
+from brushwork.critic.answer_cache import question_key, read_answer, write_answer
 from brushwork.tokens.trajectory import Image
 
-log = logging.getLogger(__name__)
-
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 OPERATIONAL = {"setting": False}
 """Metadata of fields that change no answer: a build goes on with other ones."""
@@ -46,7 +43,7 @@ class ChatError(RuntimeError):
 
 
 class _UnusableAnswer(Exception):
-    """What came is cut off, no JSON, or does not fit the schema: worth asking again."""
+    """What came is cut off, no completion, or does not fit the schema: worth asking again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +64,23 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What a model said in free words, whatever it is.
+
+    Attributes:
+        text: its words; None where there are none, as where it refuses.
+        model: its name and version as the endpoint tells them, which may be more than was asked for; empty if untold.
+        finish_reason: why it ended: "stop", or "length" where it was cut off; empty if untold.
+        refusal: its words for refusing, where the endpoint tells them apart.
+    """
+
+    text: str | None
+    model: str = ""
+    finish_reason: str = ""
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatModel:
     """A model behind an OpenAI-compatible endpoint (OpenAI, vLLM, SGLang), for any number of threads and processes.
 
@@ -82,6 +96,8 @@ class ChatModel:
         api_key_env: name of the environment variable that holds the key. A server at a `base_url` may need none.
         temperature: None for the endpoint's own, as some models accept no other.
         seed: None to send none.
+        thinking: False keeps a thinking model from it, where vLLM or SGLang serves it with such a chat template; None
+            sends nothing of the kind, as most endpoints know none.
         timeout: seconds to wait for an endpoint that says nothing.
         attempts: how often a question is asked, at most.
         max_wait: seconds between two attempts, at most; an endpoint that asks for more is not waited for that long.
@@ -96,6 +112,7 @@ class ChatModel:
     api_key_env: str = "OPENAI_API_KEY"
     temperature: float | None = 0.0
     seed: int | None = 0
+    thinking: bool | None = None
     timeout: float = field(default=120.0, metadata=OPERATIONAL)
     attempts: int = field(default=6, metadata=OPERATIONAL)
     max_wait: float = field(default=60.0, metadata=OPERATIONAL)
@@ -127,21 +144,58 @@ class ChatModel:
         """
         function = openai.pydantic_function_tool(schema)["function"]  # the public way to a schema that "strict" accepts
         answer_format = {"name": function["name"], "strict": True, "schema": function.get("parameters")}
-        request: dict[str, Any] = {
-            "model": self.model,
-            "response_format": {"type": "json_schema", "json_schema": answer_format},
-            **({} if self.temperature is None else {"temperature": self.temperature}),
-            **({} if self.seed is None else {"seed": self.seed}),
-        }
-        key = _key({**request, "system": system, "text": text}, images)
-        path = Path(self.cache) / key[:2] / f"{key}.json"
+        request = {"response_format": {"type": "json_schema", "json_schema": answer_format}, **self._settings()}
+        key = question_key({**request, "system": system, "text": text}, images)
         session = _session(self)
         with session.lock(key):
-            answer = _read(path, schema)
+            answer = read_answer(self._path(key), lambda record: schema.model_validate(record["answer"]))
             if answer is None:
-                answer = session.answer(schema, {**request, "messages": _messages(system, text, images)})
-                _write(path, {"model": self.model, "text": text, "answer": answer.model_dump(mode="json")})
+                sent = {**request, "messages": _messages(system, text, images)}
+                answer = session.answer(sent, partial(_fitting, schema))
+                record = {"model": self.model, "text": text, "answer": answer.model_dump(mode="json")}
+                write_answer(self._path(key), record)
         return answer
+
+    def reply(
+        self, system: str, text: str, images: Sequence[Image] = (), *, max_tokens: int | None = None, attempt: int = 0
+    ) -> Reply:
+        """What the model says in free words, from the cache where the same has been asked before.
+
+        Whatever the model says is an answer and is kept, a refusal and no words at all included. An endpoint that is
+        busy or cannot be reached is none: it is asked again as in `ask`, up to `attempts` times.
+
+        Args:
+            system: the instructions.
+            text: the question.
+            images: shown after the text.
+            max_tokens: of the reply, at most; None sends no limit.
+            attempt: another number makes it another question, for a caller who could not use what came. The number is
+                not sent.
+
+        Raises:
+            ChatError: the endpoint cannot be reached, refuses, or sent no completion.
+            ValueError: there is no key for the endpoint.
+        """
+        limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+        request = {**limit, **self._settings()}
+        key = question_key({**request, "system": system, "text": text, "attempt": attempt}, images)
+        session = _session(self)
+        with session.lock(key):
+            reply = read_answer(self._path(key), lambda record: _REPLY.validate_python(record["reply"]))
+            if reply is None:
+                reply = session.answer({**request, "messages": _messages(system, text, images)}, _free)
+                record = {"model": self.model, "text": text, "attempt": attempt, "reply": asdict(reply)}
+                write_answer(self._path(key), record)
+        return reply
+
+    def _settings(self) -> dict[str, Any]:
+        """The part of a request that says who answers and how; what is None is not sent."""
+        template = None if self.thinking is None else {"chat_template_kwargs": {"enable_thinking": self.thinking}}
+        optional = {"temperature": self.temperature, "seed": self.seed, "extra_body": template}
+        return {"model": self.model, **{name: value for name, value in optional.items() if value is not None}}
+
+    def _path(self, key: str) -> Path:
+        return Path(self.cache) / key[:2] / f"{key}.json"
 
     @property
     def usage(self) -> Usage:
@@ -180,12 +234,12 @@ class _Session:
         with self._guard:
             return self._locks.setdefault(key, threading.Lock())
 
-    def answer(self, schema: type[M], request: Mapping[str, Any]) -> M:
-        """Asks until there is an answer."""
+    def answer(self, request: Mapping[str, Any], read: Callable[["_Completion"], T]) -> T:
+        """Asks until there is an answer that `read` accepts."""
         chat = self.chat
         retrying = stamina.RetryingCaller(attempts=chat.attempts, timeout=None, wait_initial=1, wait_max=chat.max_wait)
         try:
-            return retrying(self.backoff, self.attempt, schema, request)
+            return retrying(self.backoff, self.attempt, request, read)
         except (openai.APIError, _UnusableAnswer) as error:
             if self.backoff(error) is not False:
                 raise ChatError(f"no usable answer in {chat.attempts} attempts: {error}") from error
@@ -206,7 +260,7 @@ class _Session:
             return True
         return seconds if 0 <= seconds <= self.chat.max_wait else True
 
-    def attempt(self, schema: type[M], request: Mapping[str, Any]) -> M:
+    def attempt(self, request: Mapping[str, Any], read: Callable[["_Completion"], T]) -> T:
         """Asks once."""
         client = self.client
         self.limiter.try_acquire()
@@ -218,15 +272,7 @@ class _Session:
             raise _UnusableAnswer(f"the endpoint sent no completion ({_problems(error)})") from error
         if completion.usage is not None:
             self.count(**completion.usage.model_dump())
-        choice = completion.choices[0] if completion.choices else _Choice()
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            raise ChatError(f"{_REFUSED}: {choice.message.refusal or 'content filter'}")
-        try:
-            return schema.model_validate_json(choice.message.content or "")
-        except ValidationError as error:
-            raise _UnusableAnswer(
-                f"the answer does not fit ({_problems(error)}; finish reason {choice.finish_reason})"
-            ) from error
+        return read(completion)
 
     def count(self, requests: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0) -> None:
         """Adds to the usage."""
@@ -273,8 +319,38 @@ class _TokenCounts(BaseModel):
 
 
 class _Completion(BaseModel):
+    model: str | None = None
     choices: list[_Choice] = []
     usage: _TokenCounts | None = None
+
+
+_REPLY = TypeAdapter(Reply)
+
+
+def _fitting(schema: type[M], completion: _Completion) -> M:
+    """The answer by the schema."""
+    choice = completion.choices[0] if completion.choices else _Choice()
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        raise ChatError(f"{_REFUSED}: {choice.message.refusal or 'content filter'}")
+    try:
+        return schema.model_validate_json(choice.message.content or "")
+    except ValidationError as error:
+        raise _UnusableAnswer(
+            f"the answer does not fit ({_problems(error)}; finish reason {choice.finish_reason})"
+        ) from error
+
+
+def _free(completion: _Completion) -> Reply:
+    """The answer as it came."""
+    if not completion.choices:
+        raise _UnusableAnswer("the endpoint sent no choice")
+    choice = completion.choices[0]
+    return Reply(
+        text=choice.message.content,
+        model=completion.model or "",
+        finish_reason=choice.finish_reason or "",
+        refusal=choice.message.refusal,
+    )
 
 
 def _problems(error: ValidationError) -> str:
@@ -299,32 +375,3 @@ def _png_url(image: Image) -> str:
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-# The cache
-
-
-def _key(question: Mapping[str, Any], images: Sequence[Image]) -> str:
-    """Hashes pixels, not PNG files: another version of Pillow may compress in another way."""
-    digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode())
-    for image in images:
-        digest.update(f"{image.shape}".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path, schema: type[M]) -> M | None:
-    try:
-        return schema.model_validate(json.loads(path.read_bytes())["answer"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("the cached answer %s cannot be read (%s); asking again", path, type(error).__name__)
-        return None
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,15 +1,17 @@
 """Published models that judges look with: loaded by transformers, once a process, and called on one text-image pair."""
 
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from brushwork.tokens.trajectory import Image
 
+_LOADING = threading.Lock()
 
-@cache
+
 def load(source: str, architecture: str, device: str) -> tuple[Any, Any]:
-    """The model, ready for inference, and its processor.
+    """The model, ready for inference, and its processor; threads that want it at the same time load it once.
 
     Args:
         source: folder, or id on the hub, of a model with safetensors weights.
@@ -20,6 +22,12 @@ def load(source: str, architecture: str, device: str) -> tuple[Any, Any]:
         ImportError: transformers is not installed.
         FileNotFoundError: there is no such model.
     """
+    with _LOADING:
+        return _load(source, architecture, device)
+
+
+@cache
+def _load(source: str, architecture: str, device: str) -> tuple[Any, Any]:
     try:
         import transformers
     except ImportError as error:

@@ -33,7 +33,11 @@ class BenchmarkPrompt:
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """Where prompts come from."""
+    """Where prompts come from.
+
+    A benchmark may carry `describe() -> dict[str, Any]`, JSON-able facts that stand in every result file: at least
+    `benchmark`, its name, then the prompt set and its settings.
+    """
 
     def prompts(self) -> list[BenchmarkPrompt]:
         """All prompts, the same at every call."""
@@ -49,11 +53,13 @@ class Scale:
         kinds: in the order of the tables; others follow as they come.
         overalls: name of each overall score → weight of each kind; no weights at all: every kind that was judged counts
             alike. The first is the headline.
-        complete: an overall score by weights exists only where every prompt was judged (WISE's rule); what was judged
-            is then told apart.
+        unit: what an interval speaks of: single rows, or prompts, where a prompt has several pictures.
+        complete: an overall score exists only where every prompt was judged (WISE's rule); the mean of what was judged
+            is told apart.
     """
 
     measure: Literal["passed", "score"] = "passed"
+    unit: Literal["row", "prompt"] = "row"
     kinds: tuple[str, ...] = ()
     overalls: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {"overall": {}})
     complete: bool = False
@@ -63,7 +69,10 @@ class Scale:
 class Examiner(Protocol):
     """Judges the answers to a benchmark by its records."""
 
-    scale: Scale
+    @property
+    def scale(self) -> Scale:
+        """On which its verdicts are scored."""
+        ...
 
     def examine(self, sample: BenchmarkPrompt, image: Image) -> Verdict | JudgeFailure:
         """The verdict on one picture; raises only for misuse and for models that cannot be loaded."""

@@ -1,6 +1,6 @@
 """Small SVG charts for the report, drawn here so that the page needs no library and no network.
 
-Colours come from the page's style sheet through the classes `arm-0` … `arm-5`, hence follow light and dark mode; arms
+Colours come from the page's style sheet through the classes `arm-0` … `arm-7`, hence follow light and dark mode; arms
 also differ by the shape of their mark. All text is escaped.
 """
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from brushwork.eval.runs import Curve
 from brushwork.eval.statistics import Interval
 
-NUM_ARM_STYLES = 6
+NUM_ARM_STYLES = 8
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 MAX_POINTS = 160
 """Bins along a learning curve: about one a pixel pair at the size at which it is shown."""
@@ -64,6 +64,13 @@ def svg(style: str, width: int | float, height: int | float, label: str, content
     """A picture that fills its column and has a name for screen readers."""
     frame = '<svg class="{}" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>'
     return Markup(frame).format(style, width, height, label, content)
+
+
+def standalone(chart: Markup, style: str) -> str:
+    """A chart as a file of its own: with its namespace and the page's style sheet inside."""
+    head, _, rest = str(chart).partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}><style>{style}</style>{rest}\n"
 
 
 def line(x1: int | float, y1: int | float, x2: int | float, y2: int | float, style: str) -> Markup:

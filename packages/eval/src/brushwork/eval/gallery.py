@@ -47,12 +47,14 @@ class Strip:
         row: its verdict.
         plans: plans that were written before anything was drawn.
         frames: the drafts in order.
+        rewards: of all candidates of which the answer was chosen, the best first; empty where there was no choice.
     """
 
     arm: int
     row: ScoredTrajectory
     plans: tuple[Plan, ...]
     frames: tuple[Frame, ...]
+    rewards: tuple[float, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -68,6 +70,27 @@ class Card:
     prompt: str
     kind: str
     strips: tuple[Strip, ...]
+
+    @property
+    def num_failed(self) -> int:
+        """Arms that failed."""
+        return sum(strip.outcome == "failed" for strip in self.strips)
+
+    @property
+    def is_judged(self) -> bool:
+        """Every arm's answer has a verdict."""
+        return all(strip.outcome != "unjudged" for strip in self.strips)
+
+
+def group_cards(cards: Sequence[Card]) -> list[tuple[str, list[Card]]]:
+    """(heading, cards) with the failures first, most of them on top, and what was not judged apart at the end."""
+    judged = [card for card in cards if card.is_judged]
+    groups = [
+        ("Failed", sorted((card for card in judged if card.num_failed), key=lambda card: -card.num_failed)),
+        ("Passed by every arm", [card for card in judged if not card.num_failed]),
+        ("Without a verdict", [card for card in cards if not card.is_judged]),
+    ]
+    return [(heading, held) for heading, held in groups if held]
 
 
 def choose_keys(runs: Sequence[Run], per_kind: int, seed: int) -> list[str]:
@@ -134,7 +157,13 @@ def make_strip(arm: int, row: ScoredTrajectory, trajectory: Trajectory) -> Strip
                 )
             )
             refines = draft.inspection.refine if draft.inspection else ""
-    return Strip(arm=arm, row=row, plans=plans, frames=tuple(frames))
+    return Strip(arm=arm, row=row, plans=plans, frames=tuple(frames), rewards=rewards(trajectory))
+
+
+def rewards(trajectory: Trajectory) -> tuple[float, ...]:
+    """What each candidate was worth to the sampler that chose among them, the best first."""
+    told = (candidate.get("reward") for candidate in trajectory.meta.get("candidates", ()))
+    return tuple(sorted((float(reward) for reward in told if reward is not None), reverse=True))
 
 
 def choose_hero(cards: Sequence[Card]) -> Strip | None:

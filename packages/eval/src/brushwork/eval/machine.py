@@ -1,9 +1,11 @@
 """What was it measured on, and by which command: for the foot of a report; no names of people or hosts."""
 
+import contextlib
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,3 +62,29 @@ def installed(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return ""
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """Measures the most memory in use meanwhile: of the GPU where one is used, else of the whole process on Linux.
+
+    Yields:
+        A dictionary, empty until the end, then with `peak_memory_mib`, where it can be known.
+    """
+    import torch
+
+    measured: dict[str, float] = {}
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the kernel's own reset of VmHWM
+    yield measured
+    if on_gpu:
+        measured["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+                if line.startswith("VmHWM:"):
+                    measured["peak_memory_mib"] = int(line.split()[1]) / 2**10

@@ -3,13 +3,15 @@
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from brushwork.data.shards import Rejected, ShardFolder
+from brushwork.eval.benchmark import Scale
 from brushwork.eval.sampler import PREDICTIONS_FOLDER, read_rejected, read_samples
+from brushwork.eval.scores import read_scale, read_scores
 from brushwork.eval.verdicts import VERDICTS_FILE, ScoredTrajectory, read_verdicts
 from brushwork.tokens.trajectory import Trajectory
 
@@ -42,6 +44,7 @@ class Run:
         samples: what `predict` recorded: prompts, sampler, machine, command.
         rejected: prompts that the sampler refused.
         settings: file name → text of the configurations kept in the folder.
+        scored: what `test` recorded: benchmark, scale, judge, sampler; empty in older runs.
     """
 
     name: str
@@ -51,6 +54,17 @@ class Run:
     samples: dict[str, Any]
     rejected: list[dict[str, str]]
     settings: dict[str, str]
+    scored: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def scale(self) -> Scale:
+        """How its verdicts become scores."""
+        return read_scale(self.scored)
+
+    @property
+    def benchmark(self) -> str:
+        """Name of what was answered; empty where the run does not tell."""
+        return str(self.scored.get("benchmark", {}).get("benchmark", ""))
 
     @cached_property
     def trajectories(self) -> "TrajectoryByKey":
@@ -61,6 +75,11 @@ class Run:
     def num_missing(self) -> int:
         """Prompts that were asked but neither drawn nor refused: `predict` was interrupted."""
         return max(0, len(self.samples.get("samples", [])) - len(self.rows) - len(self.rejected))
+
+
+def facts(scale: Scale) -> dict[str, Any]:
+    """The scale's fields so that they compare as they should: the first of the overall scores is the headline."""
+    return {one.name: getattr(scale, one.name) for one in fields(Scale)} | {"overalls": list(scale.overalls.items())}
 
 
 class TrajectoryByKey:
@@ -86,7 +105,7 @@ def load_runs(runs: str | Path | Mapping[str, str | Path]) -> list[Run]:
 
     Raises:
         FileNotFoundError: a folder has no verdicts.
-        ValueError: there is no arm at all.
+        ValueError: there is no arm at all, or the arms answered different benchmarks or are scored differently.
     """
     if isinstance(runs, Mapping):
         folders = {str(name): Path(folder) for name, folder in runs.items()}
@@ -96,7 +115,29 @@ def load_runs(runs: str | Path | Mapping[str, str | Path]) -> list[Run]:
             raise FileNotFoundError(f"no subfolder of {runs} holds {VERDICTS_FILE}; `lightning test` writes it")
     if not folders:
         raise ValueError("no runs to report; expected e.g. runs={process: outputs/process} or runs=outputs")
-    return [load_run(name, folder) for name, folder in folders.items()]
+    loaded = [load_run(name, folder) for name, folder in folders.items()]
+    check_one_benchmark(loaded)
+    return loaded
+
+
+def check_one_benchmark(runs: Sequence[Run]) -> None:
+    """See that scores of these runs may stand in one table.
+
+    Raises:
+        ValueError: they answered different benchmarks, or their verdicts become scores in different ways.
+    """
+    told = {run.name: run.benchmark for run in runs if run.benchmark}
+    if len(set(told.values())) > 1:
+        listed = "; ".join(f"{name}: {benchmark}" for name, benchmark in told.items())
+        raise ValueError(f"the runs answered different benchmarks ({listed}); report each benchmark by itself")
+    first, *others = runs
+    for run in others:
+        unequal = [name for name, value in facts(run.scale).items() if value != facts(first.scale)[name]]
+        if unequal:
+            raise ValueError(
+                f"runs {first.name} and {run.name} are scored on different scales: they differ in "
+                f"{', '.join(unequal)}; score both with the same benchmark and judge, `lightning test` writes the scale"
+            )
 
 
 def load_run(name: str, folder: Path) -> Run:
@@ -110,6 +151,7 @@ def load_run(name: str, folder: Path) -> Run:
         samples=read_samples(predictions),
         rejected=read_rejected(predictions),
         settings={path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))},
+        scored=read_scores(folder),
     )
 
 

@@ -3,8 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from brushwork.data.shards import shard_path, write_shard
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
-from brushwork.eval.machine import command_line, machine
+from brushwork.eval.machine import command_line, machine, peak_memory
 from brushwork.eval.verdicts import write_text
 from brushwork.tokens.trajectory import Trajectory
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 PREDICTIONS_FOLDER = "predictions"
 """Where `predict` puts its shards inside a run folder; also the name of their split."""
 SAMPLES_FILE = "samples.json"
-REJECTED_FILE = "rejected.jsonl"
+REJECTED_FILES = "rejected-*.jsonl"
 
 
 @runtime_checkable
@@ -31,7 +32,8 @@ class Sampler(Protocol):
 
     A sampler may carry `fingerprint: str`, a name for its weights and settings: `predict` then refuses to mix the
     drawings of two samplers in one folder. Costs go to `meta["cost"]` (see `brushwork.eval.cost`), the reason for
-    stopping to `meta["stopped"]`.
+    stopping to `meta["stopped"]`. `describe() -> dict[str, Any]`, where there is one, gives JSON-able settings for the
+    result files: model, steps, guidance.
     """
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Trajectory]:
@@ -49,19 +51,23 @@ class KeyedSampler(Protocol):
 
 
 def predict(
-    sampler: Sampler,
+    sampler: Sampler | KeyedSampler,
     out: str | Path,
     benchmark: Benchmark | None = None,
     prompts: Sequence[str] | None = None,
     batch_size: int = 52,
     seed: int = 0,
     overwrite: bool = False,
+    devices: int = 1,
+    num_nodes: int = 1,
+    accelerator: str = "auto",
 ) -> Path:
     """Draw every prompt and store the trajectories, one shard a batch: `lightning predict`.
 
     Writes `predictions/` inside `out`: the shards, `samples.json` (what was asked of which sampler, on which machine,
-    by which command) and `rejected.jsonl` (prompts that the sampler refused, such as control tags typed by a user).
-    Started again after an interruption it draws only the batches that are missing.
+    by which command) and, beside a shard, the prompts of its batch that the sampler refused, such as control tags typed
+    by a user (`rejected-00003.jsonl`). Started again after an interruption it draws only the batches that are missing,
+    on other numbers of devices too: a prompt's seed is its own.
 
     Args:
         sampler: draws a batch. Where it does not measure `cost["seconds"]`, the batch's wall time is shared out.
@@ -71,6 +77,10 @@ def predict(
         batch_size: prompts in one call of the sampler and in one shard.
         seed: the first free prompt's seed, the next having the next; a benchmark brings its own seeds.
         overwrite: throw away the predictions of another benchmark or sampler that `out` holds.
+        devices: processes on each node, started by Lightning, which share the batches; each has a sampler of its own,
+            on the device that its `LOCAL_RANK` names.
+        num_nodes: machines, started by SLURM or torchrun.
+        accelerator: in Lightning's words; where processes meet, not where the sampler runs.
 
     Returns:
         The folder of the shards.
@@ -79,8 +89,8 @@ def predict(
         ValueError: no prompts, predictions of something else in `out`, or every prompt refused.
     """
     samples = requested_samples(benchmark, prompts, seed)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    if batch_size < 1 or devices < 1 or num_nodes < 1:
+        raise ValueError(f"{batch_size=}, {devices=}, {num_nodes=}: expected at least 1 each")
     folder = Path(out) / PREDICTIONS_FOLDER
     request = {
         "format": 1,
@@ -88,32 +98,98 @@ def predict(
         "batch_size": batch_size,
         "samples": [asdict(sample) for sample in samples],
     }
-    prepare_folder(folder, request, overwrite)
-    batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
-    shards = [shard_path(folder, PREDICTIONS_FOLDER, number) for number in range(len(batches))]
-    done = {sample.key for batch, shard in zip(batches, shards, strict=True) if shard.exists() for sample in batch}
-    rejected = [row for row in read_rejected(folder) if row["key"] in done]
-    if done:
-        log.info("%d of %d prompts were done before; going on", len(done), len(samples))
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("drawing", total=len(samples), completed=len(done))
-        for batch, shard in zip(batches, shards, strict=True):
-            if shard.exists():
-                continue
-            trajectories, refused = draw(sampler, batch)
-            rejected += refused
-            # The refusals first: a shard on disk says that its whole batch is accounted for.
-            write_text(folder / REJECTED_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rejected))
-            if trajectories:
-                write_shard(trajectories, shard)
-            progress.advance(task, len(batch))
+    about = {"benchmark": told_by(None if prompts else benchmark), "settings": told_by(sampler)}
+    ranks = Ranks.launch(devices, num_nodes, accelerator)
+    if ranks.rank == 0:
+        prepare_folder(folder, request, about, overwrite)
+    ranks.wait()
+    batches = [
+        Batch(folder=folder, number=number, samples=samples[start : start + batch_size])
+        for number, start in enumerate(range(0, len(samples), batch_size))
+    ]
+    draw_all(sampler, batches, ranks)
+    ranks.wait()
+    rejected = read_rejected(folder)
     if len(rejected) == len(samples):
         raise ValueError(f"the sampler refused every prompt; the first, {samples[0].prompt!r}: {rejected[0]['reason']}")
     if rejected:
-        log.warning("%d of %d prompts were set aside; see %s", len(rejected), len(samples), folder / REJECTED_FILE)
+        log.warning("%d of %d prompts were set aside; see %s", len(rejected), len(samples), folder / REJECTED_FILES)
     log.info("%d trajectories are in %s", len(samples) - len(rejected), folder)
     return folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Prompts that are drawn together, into one shard."""
+
+    folder: Path
+    number: int
+    samples: Sequence[BenchmarkPrompt]
+
+    @property
+    def shard(self) -> Path:
+        """Where what was drawn lies."""
+        return shard_path(self.folder, PREDICTIONS_FOLDER, self.number)
+
+    @property
+    def refusals(self) -> Path:
+        """Where what was refused is told."""
+        return self.folder / f"rejected-{self.number:05d}.jsonl"
+
+    @property
+    def done(self) -> bool:
+        """Every prompt is accounted for: refusals are written before the shard, which is not there if all are."""
+        return self.shard.exists() or (self.refusals.exists() and len(read_lines(self.refusals)) == len(self.samples))
+
+    def write(self, trajectories: Sequence[Trajectory], refused: Sequence[Mapping[str, str]]) -> None:
+        """Put what came of the prompts on disk."""
+        if refused:
+            write_text(self.refusals, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused))
+        if trajectories:
+            write_shard(trajectories, self.shard)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """The processes that share the batches.
+
+    Attributes:
+        rank: of this process, from 0.
+        number: of processes.
+        wait: returns when all have called it.
+    """
+
+    rank: int = 0
+    number: int = 1
+    wait: Callable[[], object] = lambda: None
+
+    @classmethod
+    def launch(cls, devices: int, num_nodes: int, accelerator: str) -> "Ranks":
+        """Start the other processes, each by this process's own command line; alone, nothing is started."""
+        if devices * num_nodes == 1:
+            return cls()
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
+
+        # Batches take unequally long, and nobody is lost who waits for the last one.
+        strategy = DDPStrategy(timeout=timedelta(days=7))
+        fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
+        fabric.launch()
+        return cls(rank=fabric.global_rank, number=fabric.world_size, wait=fabric.barrier)
+
+
+def draw_all(sampler: Sampler | KeyedSampler, batches: Sequence[Batch], ranks: Ranks) -> None:
+    """Draw what is missing of this rank's batches; the first rank shows how far all are."""
+    done = sum(len(batch.samples) for batch in batches if batch.done)
+    if done and ranks.rank == 0:
+        log.info("%d of %d prompts were done before; going on", done, sum(len(batch.samples) for batch in batches))
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=ranks.rank > 0) as progress:
+        task = progress.add_task("drawing", total=sum(len(batch.samples) for batch in batches), completed=done)
+        for batch in batches[ranks.rank :: ranks.number]:
+            if not batch.done:
+                batch.write(*draw(sampler, batch.samples))
+                progress.update(task, completed=sum(len(each.samples) for each in batches if each.done))
 
 
 def requested_samples(benchmark: Benchmark | None, prompts: Sequence[str] | None, seed: int) -> list[BenchmarkPrompt]:
@@ -135,8 +211,8 @@ def requested_samples(benchmark: Benchmark | None, prompts: Sequence[str] | None
     return samples
 
 
-def prepare_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
-    """Record the request, or see that the folder holds the beginnings of this very request.
+def prepare_folder(folder: Path, request: dict[str, Any], about: dict[str, Any], overwrite: bool) -> None:
+    """Record the request, and about whom, or see that the folder holds the beginnings of this very request.
 
     Raises:
         ValueError: it holds predictions of another request.
@@ -151,10 +227,10 @@ def prepare_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> No
                 f"{folder} holds predictions that differ in {', '.join(changed)}; "
                 "choose another `out`, or say overwrite=true to throw them away"
             )
-    for shard in folder.glob(f"{PREDICTIONS_FOLDER}-*"):
-        shard.unlink()
-    (folder / REJECTED_FILE).unlink(missing_ok=True)
-    record = {**request, "machine": machine(), "command": command_line()}
+    for pattern in (f"{PREDICTIONS_FOLDER}-*", REJECTED_FILES):
+        for path in folder.glob(pattern):
+            path.unlink()
+    record = {**request, **about, "machine": machine(), "command": command_line()}
     write_text(folder / SAMPLES_FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -164,13 +240,30 @@ def read_samples(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def prompt_of(sample: Mapping[str, Any]) -> BenchmarkPrompt:
+    """A prompt as `samples.json` has it; what older folders lack is filled in."""
+    names = {one.name for one in fields(BenchmarkPrompt)}
+    return BenchmarkPrompt(**{name: value for name, value in sample.items() if name in names})
+
+
 def read_rejected(folder: Path) -> list[dict[str, str]]:
-    """Rows of `rejected.jsonl`: key, prompt, kind and reason of each prompt that was set aside."""
-    path = folder / REJECTED_FILE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """Key, prompt, kind and reason of each prompt that was set aside."""
+    return [row for path in sorted(folder.glob(REJECTED_FILES)) for row in read_lines(path)]
 
 
-def draw(sampler: Sampler, batch: Sequence[BenchmarkPrompt]) -> tuple[list[Trajectory], list[dict[str, str]]]:
+def read_lines(path: Path) -> list[dict[str, str]]:
+    """Rows of a file with one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def told_by(part: Any) -> dict[str, Any]:
+    """What a benchmark or a sampler says of itself, empty where it says nothing."""
+    return part.describe() if hasattr(part, "describe") else {}
+
+
+def draw(
+    sampler: Sampler | KeyedSampler, batch: Sequence[BenchmarkPrompt]
+) -> tuple[list[Trajectory], list[dict[str, str]]]:
     """Draw a batch; where the sampler refuses it, halve it until the refused prompts stand alone.
 
     Returns:
@@ -178,7 +271,11 @@ def draw(sampler: Sampler, batch: Sequence[BenchmarkPrompt]) -> tuple[list[Traje
     """
     start = time.perf_counter()
     try:
-        trajectories = sampler([sample.prompt for sample in batch], [sample.seed for sample in batch])
+        with peak_memory() as memory:
+            if isinstance(sampler, KeyedSampler):
+                trajectories = sampler.answer(batch)
+            else:
+                trajectories = sampler([sample.prompt for sample in batch], [sample.seed for sample in batch])
     except ValueError as error:
         if len(batch) == 1:
             (sample,) = batch
@@ -186,13 +283,13 @@ def draw(sampler: Sampler, batch: Sequence[BenchmarkPrompt]) -> tuple[list[Traje
         middle = len(batch) // 2
         left, right = draw(sampler, batch[:middle]), draw(sampler, batch[middle:])
         return left[0] + right[0], left[1] + right[1]
-    seconds = (time.perf_counter() - start) / len(batch)
+    measured = {"seconds": (time.perf_counter() - start) / len(batch), **memory}
     assert len(trajectories) == len(batch), f"{len(trajectories)} trajectories for {len(batch)} prompts"
-    return [label(drawn, sample, seconds) for drawn, sample in zip(trajectories, batch, strict=True)], []
+    return [label(drawn, sample, measured) for drawn, sample in zip(trajectories, batch, strict=True)], []
 
 
-def label(trajectory: Trajectory, sample: BenchmarkPrompt, seconds: float) -> Trajectory:
+def label(trajectory: Trajectory, sample: BenchmarkPrompt, measured: Mapping[str, float]) -> Trajectory:
     """The trajectory under the benchmark's key, with what scoring needs in `meta`."""
-    cost = {"seconds": seconds, **trajectory.meta.get("cost", {})}
+    cost = {**measured, **trajectory.meta.get("cost", {})}
     meta = {**trajectory.meta, "kind": sample.kind, "seed": sample.seed, "cost": cost}
     return replace(trajectory, key=sample.key, prompt=sample.prompt, meta=meta)

@@ -1,30 +1,65 @@
 """Trajectories on disk × a judge → `verdicts.jsonl`; the generator is never loaded: judging again draws nothing."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
 from brushwork.critic.verdict import Judge, JudgeFailure, Verdict
 from brushwork.data.shards import Rejected, ShardFolder
-from brushwork.eval.plan_judges import DescriptionJudge, PlanJudge
-from brushwork.eval.sampler import PREDICTIONS_FOLDER, read_samples
-from brushwork.eval.statistics import Interval, macro_average
-from brushwork.eval.verdicts import VERDICTS_FILE, ScoredDraft, ScoredTrajectory, write_verdicts
-from brushwork.tokens.trajectory import Image, Plan, Trajectory
+from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt, Examiner, PromptExaminer
+from brushwork.eval.machine import command_line, machine
+from brushwork.eval.process_judges import ProcessJudges
+from brushwork.eval.sampler import PREDICTIONS_FOLDER, prompt_of, read_samples, told_by
+from brushwork.eval.scores import SCORES_FILE, Scores, aggregate, scores_json
+from brushwork.eval.verdicts import (
+    VERDICTS_FILE,
+    ScoredDraft,
+    ScoredTrajectory,
+    VerdictLog,
+    write_text,
+    write_verdicts,
+)
+from brushwork.tokens.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
+NO_PROCESS = ProcessJudges()
 
-def score(predictions: str | Path, judge: Judge, out: str | Path, plan_judge: PlanJudge | None = None) -> Path:
+
+def score(
+    predictions: str | Path,
+    judge: Judge | Examiner,
+    out: str | Path,
+    benchmark: Benchmark | None = None,
+    process: ProcessJudges | None = None,
+    judge_drafts: bool = True,
+    num_workers: int = 1,
+) -> Path:
     """Judge every prediction and every draft on the way to it: `lightning test`.
+
+    Writes `verdicts.jsonl`, a row a prediction in the order of the shards, and `scores.json`, the scores and whose they
+    are: benchmark, prompt set, judge, sampler, seeds, machine, command. Each appears whole or not at all. An examiner
+    that knows its benchmark's official files writes them, too. Started again after an interruption it goes on with what
+    is missing and with what failed.
 
     Args:
         predictions: the folder of shards that `predict` wrote.
-        judge: says whether an image shows a prompt.
-        out: the run folder; gets `verdicts.jsonl`, in the order of the shards, whole or not at all.
-        plan_judge: says whether a draft shows the plans so far; where it is None, the judge does, who then takes the
-            last plan's description for a prompt.
+        judge: a benchmark's examiner, or any judge of prompts.
+        out: the run folder.
+        benchmark: whose prompts the predictions answer; where none of them is among its prompts, nothing is judged.
+        process: reads plans and drafts for the step-level metrics; without it they are not measured.
+        judge_drafts: ask the judge for the drafts on the way, too. Where every answer of the judge costs money,
+            false; the step-level metrics need `process` alone.
+        num_workers: samples judged at the same time, by threads: more than 1 where the judge waits for an endpoint.
 
     Returns:
         The path of `verdicts.jsonl`. A sample that cannot be read, or on which the judge fails, has a row with
@@ -33,96 +68,188 @@ def score(predictions: str | Path, judge: Judge, out: str | Path, plan_judge: Pl
 
     Raises:
         FileNotFoundError: there are no predictions; the message names the command that makes them.
+        ValueError: they answer another benchmark, or `num_workers` is below 1.
     """
+    if num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}; expected at least 1")
     folder = Path(predictions)
     if not folder.is_dir():
         raise FileNotFoundError(f"no predictions at {folder}; `lightning predict out={folder.parent}` makes them")
-    samples = ShardFolder(folder, PREDICTIONS_FOLDER)
-    asked = {sample["key"]: sample for sample in read_samples(folder).get("samples", [])}
-    rows: list[ScoredTrajectory] = []
-    for index in range(len(samples)):
-        sample = samples[index]
-        if isinstance(sample, Rejected):
-            rows.append(unreadable(sample, asked.get(sample.key, {})))
-        else:
-            rows.append(score_trajectory(sample, judge, plan_judge or DescriptionJudge(judge=judge)))
+    shards = ShardFolder(folder, PREDICTIONS_FOLDER)
+    asked = read_samples(folder)
+    prompts = {sample["key"]: prompt_of(sample) for sample in asked.get("samples", [])}
+    check_benchmark(benchmark, prompts.values(), folder)
+    examiner = judge if isinstance(judge, Examiner) else PromptExaminer(judge=judge)
+    about = provenance(asked, examiner, benchmark)
+    question = {"about": about, "process": str(process), "judge_drafts": judge_drafts}
+    question["pictures"] = [[path.name, path.stat().st_size] for path in shards.shards]
     path = Path(out) / VERDICTS_FILE
-    write_verdicts(rows, path)
-    mean = overall_score(rows)
-    log.info("overall %.2f (95%% interval %.2f to %.2f), %d judged", mean.estimate, mean.low, mean.high, mean.num)
-    failures = sum(row.failure is not None for row in rows)
-    if failures:
-        log.warning("%d of %d have no verdict: counted apart, neither passed nor failed", failures, len(rows))
-    log.info("the verdicts are in %s", path)
+    with VerdictLog(path, hashlib.sha256(json.dumps(question, default=str).encode()).hexdigest()) as done:
+        samples = (shards[index] for index in range(len(shards)))
+        judged = Judging(examiner, process or NO_PROCESS, judge_drafts, prompts)
+        rows = list(judge_all(samples, len(shards), judged, done, num_workers))
+        write_verdicts(rows, path)
+    scores = aggregate(rows, examiner.scale, max(len(prompts), len(rows)))
+    about |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command_line(), "machine": machine()}
+    content = {"format": 1, **about, **scores_json(scores, examiner.scale)}
+    write_text(Path(out) / SCORES_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if callable(write_official := getattr(judge, "write_official", None)):
+        write_official(rows, list(prompts.values()), Path(out))
+    tell(scores, path)
     return path
 
 
-def score_trajectory(trajectory: Trajectory, judge: Judge, plan_judge: PlanJudge) -> ScoredTrajectory:
-    """One row: the verdict on the final image, and what is known of each draft."""
-    drafts = tuple(
-        score_draft(trajectory, judge, plan_judge, step_number, draft_number)
-        for step_number, step in enumerate(trajectory.steps)
-        for draft_number in range(len(step.drafts))
-    )
-    failure = None
-    if drafts:
-        verdict = judge(trajectory.prompt, trajectory.final_image)
-        if isinstance(verdict, JudgeFailure):
-            failure, verdict = verdict.reason, Verdict(passed=False, score=0.0, reason="", judge=verdict.judge)
-    else:
-        verdict = Verdict(passed=False, score=0.0, reason="no image was drawn", judge="")
-    meta = trajectory.meta
-    return ScoredTrajectory(
-        key=trajectory.key,
-        prompt=trajectory.prompt,
-        kind=str(meta.get("kind", "free")),
-        seed=meta.get("seed"),
-        passed=None if failure else verdict.passed,
-        score=None if failure else verdict.score,
-        reason=verdict.reason,
-        judge=verdict.judge,
-        failure=failure,
-        cost=dict(meta.get("cost", {})),
-        rounds=len(drafts),
-        steps=len(trajectory.steps),
-        stopped=meta.get("stopped"),
-        drafts=drafts,
-    )
+class Judging:
+    """One sample → its row; holds what all samples of a run share. Safe for threads where the judges are."""
+
+    def __init__(
+        self,
+        examiner: Examiner,
+        process: ProcessJudges,
+        judge_drafts: bool,
+        prompts: Mapping[str, BenchmarkPrompt],
+    ) -> None:
+        self.examiner, self.process, self.judge_drafts, self.prompts = examiner, process, judge_drafts, prompts
+
+    def __call__(self, sample: Trajectory | Rejected) -> ScoredTrajectory:
+        """The verdict on the final image, and what is known of each plan and draft."""
+        if isinstance(sample, Rejected):
+            return unreadable(sample, self.prompts.get(sample.key))
+        prompt = self.prompts.get(sample.key) or implied_prompt(sample)
+        number = sum(len(step.drafts) for step in sample.steps)
+        images = [draft.image for draft in sample.drafts]
+        answers: list[Verdict | JudgeFailure | None] = [
+            self.examiner.examine(prompt, image) if self.judge_drafts or place == number - 1 else None
+            for place, image in enumerate(images)
+        ]
+        final = answers[-1] if answers else Verdict(passed=False, score=0.0, reason="no image was drawn", judge="")
+        assert final is not None, "the last image is always judged"
+        failed = isinstance(final, JudgeFailure)
+        meta = sample.meta
+        return ScoredTrajectory(
+            key=sample.key,
+            prompt=sample.prompt,
+            kind=str(meta.get("kind", "free")),
+            seed=meta.get("seed"),
+            passed=None if failed else final.passed,
+            score=None if failed else final.score,
+            reason="" if failed else final.reason,
+            judge=final.judge,
+            failure=final.reason if failed else None,
+            cost=dict(meta.get("cost", {})),
+            rounds=number,
+            steps=len(sample.steps),
+            stopped=meta.get("stopped"),
+            drafts=tuple(self.drafts(sample, answers)),
+            plans=self.process.plans(sample),
+            unfinished=None if failed else final.unfinished,
+            details=final.details,
+        )
+
+    def drafts(self, sample: Trajectory, answers: Sequence[Verdict | JudgeFailure | None]) -> Iterator[ScoredDraft]:
+        """What the model said of each draft and what the judges say of it."""
+        before = None
+        verdicts = iter(answers)
+        for step_number, step in enumerate(sample.steps):
+            plans = [one.plan for one in sample.steps[: step_number + 1] if one.plan is not None]
+            for draft_number, draft in enumerate(step.drafts):
+                answer = next(verdicts)
+                known = isinstance(answer, Verdict)
+                shows_plan, reason = self.process.shows(plans, draft.image)
+                kept = None if before is None else self.process.survival(plans, before, draft.image)
+                yield ScoredDraft(
+                    step=step_number,
+                    draft=draft_number,
+                    accepts=None if draft.inspection is None else draft.inspection.accepts,
+                    shows_plan=shows_plan,
+                    satisfies_prompt=answer.passed if known else None,
+                    reason=reason,
+                    score=answer.score if known else None,
+                    stood=kept[0] if kept else None,
+                    survived=kept[1] if kept else None,
+                )
+                before = draft.image
 
 
-def score_draft(
-    trajectory: Trajectory, judge: Judge, plan_judge: PlanJudge, step_number: int, draft_number: int
-) -> ScoredDraft:
-    """What the model said of a draft and what the judges say of it."""
-    draft = trajectory.steps[step_number].drafts[draft_number]
-    plans = [step.plan for step in trajectory.steps[: step_number + 1] if step.plan is not None]
-    shows_plan, reason = judge_plans(plans, draft.image, plan_judge)
-    answer = judge(trajectory.prompt, draft.image)
-    return ScoredDraft(
-        step=step_number,
-        draft=draft_number,
-        accepts=None if draft.inspection is None else draft.inspection.accepts,
-        shows_plan=shows_plan,
-        satisfies_prompt=None if isinstance(answer, JudgeFailure) else answer.passed,
-        reason=reason,
-    )
+def judge_all(
+    samples: Iterator[Trajectory | Rejected],
+    number: int,
+    judging: Judging,
+    done: VerdictLog,
+    num_workers: int,
+) -> Iterator[ScoredTrajectory]:
+    """The rows in order, each logged as soon as it is there; what the log has already is not judged again."""
+    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    if len(done.rows):
+        log.info("%d of %d were judged before; going on", len(done.rows), number)
+
+    def row(sample: Trajectory | Rejected) -> ScoredTrajectory:
+        if sample.key in done.rows:
+            return done.rows[sample.key]
+        judged = judging(sample)
+        done.add(judged)
+        return judged
+
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("judging", total=number)
+        if num_workers == 1:
+            for sample in samples:
+                yield row(sample)
+                progress.advance(task)
+            return
+        with ThreadPoolExecutor(num_workers) as pool:
+            while waiting := list(islice(samples, 16 * num_workers)):  # a few at a time: they hold pictures
+                for judged in pool.map(row, waiting):
+                    yield judged
+                    progress.advance(task)
 
 
-def judge_plans(plans: Sequence[Plan], image: Image, plan_judge: PlanJudge) -> tuple[bool | None, str]:
-    """Does the image show the plans? None without any, or where the judge cannot say (then with its reason)."""
-    if not plans:
-        return None, ""
-    verdict = plan_judge(plans, image)
-    return (None if isinstance(verdict, JudgeFailure) else verdict.passed), verdict.reason
+def implied_prompt(sample: Trajectory) -> BenchmarkPrompt:
+    """The prompt of a trajectory that no `samples.json` tells of."""
+    meta = sample.meta
+    kind, seed = str(meta.get("kind", "free")), int(meta.get("seed") or 0)
+    return BenchmarkPrompt(key=sample.key, prompt=sample.prompt, kind=kind, seed=seed)
 
 
-def unreadable(sample: Rejected, asked: Mapping[str, Any]) -> ScoredTrajectory:
+def check_benchmark(benchmark: Benchmark | None, samples: Any, folder: Path) -> None:
+    """See that the predictions answer this benchmark, before hours of judging; free prompts answer any.
+
+    Raises:
+        ValueError: none of them is among its prompts.
+    """
+    own = [sample for sample in samples if sample.kind != "free"]
+    if benchmark is None or not own:
+        return
+    known = {(sample.key, sample.prompt) for sample in benchmark.prompts()}
+    if not any((sample.key, sample.prompt) in known for sample in own):
+        name = told_by(benchmark).get("benchmark", type(benchmark).__qualname__)
+        raise ValueError(
+            f"{folder} answers {len(own)} prompts such as {own[0].prompt!r}, none of which {name} knows; "
+            "say the benchmark with which they were drawn, with the same settings: benchmark=NAME"
+        )
+
+
+def provenance(asked: Mapping[str, Any], examiner: Examiner, benchmark: Benchmark | None) -> dict[str, Any]:
+    """Whose scores these are: what `predict` recorded of prompts and sampler, and what the examiner says of itself."""
+    samples = asked.get("samples", [])
+    told = asked.get("benchmark") or told_by(benchmark)
+    return {
+        "benchmark": told,
+        "judge": examiner.describe(),
+        "sampler": {"fingerprint": asked.get("sampler", ""), **asked.get("settings", {})},
+        "prompts": len(samples),
+        "seeds": {"first": samples[0]["seed"], "distinct": len({one["seed"] for one in samples})} if samples else {},
+    }
+
+
+def unreadable(sample: Rejected, asked: BenchmarkPrompt | None) -> ScoredTrajectory:
     """The row of a sample that cannot be read from its shard, with what `samples.json` knows of its prompt."""
+    asked = asked or BenchmarkPrompt(key=sample.key, prompt="", kind="unreadable", seed=0)
     return ScoredTrajectory(
         key=sample.key,
-        prompt=asked.get("prompt", ""),
-        kind=asked.get("kind", "unreadable"),
-        seed=asked.get("seed"),
+        prompt=asked.prompt,
+        kind=asked.kind,
+        seed=asked.seed,
         passed=None,
         score=None,
         reason="",
@@ -131,16 +258,16 @@ def unreadable(sample: Rejected, asked: Mapping[str, Any]) -> ScoredTrajectory:
     )
 
 
-def counts_by_kind(rows: list[ScoredTrajectory]) -> dict[str, tuple[int, int]]:
-    """Kind → (passed, judged), the kinds in the order of their first row; kinds without a verdict have (0, 0)."""
-    counts: dict[str, tuple[int, int]] = {}
-    for row in rows:
-        passed, judged = counts.get(row.kind, (0, 0))
-        counts[row.kind] = (passed + (row.passed is True), judged + (row.passed is not None))
-    return counts
-
-
-def overall_score(rows: list[ScoredTrajectory], confidence: float = 0.95) -> Interval:
-    """The macro average over the kinds; kinds whose name starts with "ood" are out of it."""
-    counts = counts_by_kind(rows)
-    return macro_average({kind: count for kind, count in counts.items() if not kind.startswith("ood")}, confidence)
+def tell(scores: Scores, path: Path) -> None:
+    """Logs the overall scores, and what has no verdict."""
+    for name, mean in scores.overalls.items():
+        said = f"{mean.estimate:.4f} (95% interval {mean.low:.4f} to {mean.high:.4f})"
+        log.info("%s %s, %d judged", name, said, mean.num)
+    if scores.num_unjudged:
+        log.warning(
+            "%d of %d have no verdict: counted apart, neither passed nor failed; the mean of the others is %.4f",
+            scores.num_unjudged,
+            scores.num_asked,
+            scores.judged.estimate,
+        )
+    log.info("the verdicts are in %s, the scores in %s", path, path.with_name(SCORES_FILE))

@@ -1,13 +1,15 @@
-"""Intervals for success rates: Wilson for one kind, MOVER for the macro average, paired differences, several runs.
+"""Intervals for scores: Wilson and means for one kind, MOVER for averages over kinds, paired differences, several runs.
 
-Everything is closed-form and deterministic, and none of it collapses to zero width where a kind is all right or all
-wrong, as the bootstrap and the plain normal interval do.
+All but the bootstrap is closed-form, and none of that collapses to zero width where a kind is all right or all wrong,
+as the bootstrap and the plain normal interval do. The bootstrap, seeded, is there for what others report.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist, variance
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,14 +91,43 @@ def macro_average(counts: Mapping[str, tuple[int | float, int]], confidence: flo
     Returns:
         The interval; NaN between 0 and 1 where no kind has a judged sample.
     """
-    kinds = [wilson(passed, num, confidence) for passed, num in counts.values() if num]
-    if not kinds:
-        return Interval(estimate=math.nan, low=0.0, high=1.0, num=0)
-    estimate = sum(kind.estimate for kind in kinds) / len(kinds)
-    below = math.sqrt(sum((kind.estimate - kind.low) ** 2 for kind in kinds)) / len(kinds)
-    above = math.sqrt(sum((kind.high - kind.estimate) ** 2 for kind in kinds)) / len(kinds)
-    total = sum(kind.num for kind in kinds)
+    return weighted_mean({kind: wilson(passed, num, confidence) for kind, (passed, num) in counts.items() if num})
+
+
+def weighted_mean(kinds: Mapping[str, Interval], weights: Mapping[str, float] | None = None) -> Interval:
+    """A mean of the kinds' scores, its limits combined from theirs as `macro_average` tells.
+
+    Args:
+        kinds: score of each kind.
+        weights: of the kinds, not rescaled, so that they must sum to 1; None or none at all: the plain mean.
+
+    Returns:
+        The interval; NaN between 0 and 1 where there is no kind, or one with a weight is missing.
+    """
+    shares, whole = (weights, 1) if weights else (dict.fromkeys(kinds, 1), len(kinds))
+    total = sum(kinds[kind].num for kind in shares if kind in kinds)
+    if not kinds or any(kind not in kinds for kind in shares):
+        return Interval(estimate=math.nan, low=0.0, high=1.0, num=total)
+    estimate = sum(share * kinds[kind].estimate for kind, share in shares.items()) / whole
+    below = math.hypot(*(share * (kinds[kind].estimate - kinds[kind].low) for kind, share in shares.items())) / whole
+    above = math.hypot(*(share * (kinds[kind].high - kinds[kind].estimate) for kind, share in shares.items())) / whole
     return Interval(estimate=estimate, low=max(0.0, estimate - below), high=min(1.0, estimate + above), num=total)
+
+
+def mean_score(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of scores between 0 and 1, with an adjusted Wald interval: one score of 0 and one of 1 are added.
+
+    Args:
+        values: the scores. With none, nothing is known: the estimate is NaN and the limits are 0 and 1.
+        confidence: coverage aimed at.
+    """
+    if not values:
+        return Interval(estimate=math.nan, low=0.0, high=1.0, num=0)
+    adjusted = len(values) + 2
+    mean = sum(values) / len(values)
+    moment = (sum(value * value for value in values) + 1) / adjusted
+    half = normal_quantile(confidence) * math.sqrt((moment - ((sum(values) + 1) / adjusted) ** 2) / adjusted)
+    return Interval(estimate=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), num=len(values))
 
 
 def paired_difference(
@@ -129,6 +160,46 @@ def paired_difference(
     half = normal_quantile(confidence) * math.sqrt(squared_error)
     total = sum(len(outcomes) for outcomes in kinds)
     return Interval(estimate=estimate, low=max(-1.0, estimate - half), high=min(1.0, estimate + half), num=total)
+
+
+def bootstrap_difference(
+    pairs: Mapping[str, Sequence[tuple[int | float, int | float]]],
+    weights: Mapping[str, float] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[Interval, float]:
+    """The paired bootstrap of the difference: prompts are drawn again with replacement, kind by kind.
+
+    Args:
+        pairs: kind → (first arm's score, second arm's score) for each prompt that was judged for both.
+        weights: of the kinds; None or none at all: the plain mean over the kinds that have pairs.
+        confidence: coverage aimed at; the limits are percentiles.
+        num_resamples: at least 1.
+        seed: of the resampling; equal arguments give equal answers.
+
+    Returns:
+        Second minus first, and the share of the resamples in which the second is better, ties counted half. NaN between
+        -1 and 1, and NaN, where no kind has a pair.
+    """
+    gains = {kind: np.array([second - first for first, second in rows]) for kind, rows in pairs.items() if rows}
+    shares = {kind: weights[kind] for kind in gains if kind in weights} if weights else dict.fromkeys(gains, 1.0)
+    whole = sum(shares.values())
+    if not whole:
+        return Interval(estimate=math.nan, low=-1.0, high=1.0, num=0), math.nan
+    rng = np.random.default_rng(seed)
+    estimate, resampled = 0.0, np.zeros(num_resamples)
+    for kind, share in shares.items():
+        values, counts = np.unique(gains[kind], return_counts=True)  # equal gains are drawn together: few values, fast
+        drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=num_resamples)
+        resampled += share / whole * (drawn @ values) / counts.sum()
+        estimate += share / whole * gains[kind].mean()
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    better = float((resampled > 0).mean() + (resampled == 0).mean() / 2)
+    num = sum(len(gains[kind]) for kind in shares)
+    limits = {"low": float(min(low, estimate)), "high": float(max(high, estimate))}
+    return Interval(estimate=float(estimate), num=num, **limits), better
 
 
 def pooled_spread(groups: Iterable[Sequence[float]]) -> Spread:

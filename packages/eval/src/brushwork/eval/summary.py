@@ -1,19 +1,21 @@
-"""What a report says of each arm in numbers; the page and `results.json` are two views of it."""
+"""What a report says in numbers: each arm by itself, and every pair of arms; all views and `results.json` read this."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from brushwork.eval.cost import CostTerm, cost_summary
+from brushwork.eval.cost import CostTerm, cost_summary, paper_cost
+from brushwork.eval.pairs import Pair, all_pairs, find
 from brushwork.eval.process import process_metrics
 from brushwork.eval.runs import Run
-from brushwork.eval.score import counts_by_kind, overall_score
-from brushwork.eval.statistics import Interval, paired_difference, wilson
+from brushwork.eval.scores import aggregate, kind_score
+from brushwork.eval.settings import arm_settings, asked, inequalities
+from brushwork.eval.statistics import Interval
 from brushwork.eval.verdicts import ScoredTrajectory
 
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-"""The order in which kinds are shown; others follow as they come."""
+"""The order in which kinds are shown where the benchmark names none; others follow as they come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,47 +24,81 @@ class ArmSummary:
 
     Attributes:
         name: of the arm.
-        overall: macro average over the kinds.
-        kinds: success rate of each kind, in the order of the table.
+        overall: the headline score; NaN where the benchmark allows none, as WISE where a verdict is missing.
+        overalls: every overall score, the headline first.
+        kinds: score of each kind, in the order of the table.
+        judged: mean over all that was judged, whatever the kind.
         num_prompts: prompts asked.
-        num_failures: rows without a verdict.
+        num_failures: rows without a verdict; they count neither for nor against.
         num_rejected: prompts that the sampler refused.
         num_missing: prompts not drawn yet.
-        difference: overall minus the baseline's on the same prompts; None for the baseline itself.
+        num_blank: answers without an image, which count against.
+        difference: headline minus the baseline's on the same prompts; None for the baseline itself.
         cost: measured cost of an answer, see `cost_summary`.
+        paper_cost: of an answer in the paper's unit; NaN where nothing was drawn.
         process: step-level metrics, see `process_metrics`.
         num_unjudged_drafts: inspected drafts on which the judge could not say, an unreadable plan for example; they are
             in none of the process metrics.
-        plan_shown: share of first drafts that show their plan, None where there are no plans to show.
         rounds: how many answers took 1, 2, 3, … images.
+        score_by_rounds: score of the answers that took so many images.
         stopped: why sampling ended → how often.
         training: last training step and minutes that the log tells, where there is a log.
+        settings: what it was asked, drawn with and judged by, see `arm_settings`.
     """
 
     name: str
     overall: Interval
-    kinds: dict[str, Interval]
+    overalls: Mapping[str, Interval]
+    kinds: Mapping[str, Interval]
+    judged: Interval
     num_prompts: int
     num_failures: int
     num_rejected: int
     num_missing: int
+    num_blank: int
     difference: Interval | None
-    cost: dict[str, CostTerm]
-    process: dict[str, dict[str, float]]
+    cost: Mapping[str, CostTerm]
+    paper_cost: float
+    process: Mapping[str, Mapping[str, float]]
     num_unjudged_drafts: int
-    plan_shown: Interval | None
     rounds: tuple[int, ...]
-    stopped: dict[str, int]
-    training: dict[str, float]
+    score_by_rounds: Mapping[int, Interval]
+    stopped: Mapping[str, int]
+    training: Mapping[str, float]
+    settings: Mapping[str, Any]
 
 
-def summarise(runs: Sequence[Run], baseline: str | None = None, confidence: float = 0.95) -> list[ArmSummary]:
-    """The numbers of all arms.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A report in numbers.
+
+    Attributes:
+        benchmark: its name; empty where the runs do not tell.
+        measure: "passed" or "score", as in `Scale`.
+        weights: name of each overall score → weights of the kinds, none where all weigh the same.
+        baseline: name of the arm with which the others are compared on the tiles.
+        arms: in the order of the runs.
+        pairs: every two arms on the same prompts.
+        warnings: what makes the arms unequal beyond what is compared.
+    """
+
+    benchmark: str
+    measure: str
+    weights: Mapping[str, Mapping[str, float]]
+    baseline: str
+    arms: tuple[ArmSummary, ...]
+    pairs: tuple[Pair, ...]
+    warnings: tuple[str, ...]
+
+
+def summarise(runs: Sequence[Run], baseline: str | None = None, confidence: float = 0.95, seed: int = 0) -> Summary:
+    """The numbers of all arms and pairs.
 
     Args:
-        runs: the arms in their order.
-        baseline: arm with which the others are compared prompt by prompt; the first where it is None.
+        runs: the arms in their order, of one benchmark and scale.
+        baseline: arm with which the others are compared; the first where it is None.
         confidence: of all intervals.
+        seed: of the bootstrap.
 
     Raises:
         ValueError: no arm has the baseline's name.
@@ -70,46 +106,53 @@ def summarise(runs: Sequence[Run], baseline: str | None = None, confidence: floa
     names = [run.name for run in runs]
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline is {baseline!r}; expected one of the runs: {', '.join(names)}")
-    reference = runs[names.index(baseline)] if baseline else runs[0]
-    return [summarise_run(run, reference, confidence) for run in runs]
+    baseline = baseline or names[0]
+    pairs = all_pairs(runs, confidence, seed)
+    scale = runs[0].scale
+    return Summary(
+        benchmark=next((run.benchmark for run in runs if run.benchmark), ""),
+        measure=scale.measure,
+        weights=scale.overalls,
+        baseline=baseline,
+        arms=tuple(summarise_run(run, find(pairs, baseline, run.name), confidence) for run in runs),
+        pairs=tuple(pairs),
+        warnings=tuple(inequalities(runs)),
+    )
 
 
-def summarise_run(run: Run, reference: Run, confidence: float) -> ArmSummary:
-    """The numbers of one arm beside the reference's."""
-    counts = counts_by_kind(run.rows)
-    kinds = [kind for kind in GENEVAL_KINDS if kind in counts] + [kind for kind in counts if kind not in GENEVAL_KINDS]
-    asked = [sample["prompt"] for sample in run.samples.get("samples", [])] or [row.prompt for row in run.rows]
-    planned = [row.drafts[0].shows_plan for row in run.rows if row.drafts and row.drafts[0].shows_plan is not None]
+def summarise_run(run: Run, difference: Interval | None, confidence: float) -> ArmSummary:
+    """The numbers of one arm, given its difference to the baseline."""
+    num_prompts = len(asked(run))
+    scores = aggregate(run.rows, run.scale, num_prompts, confidence)
+    order = [*run.scale.kinds, *GENEVAL_KINDS, *scores.kinds]
     return ArmSummary(
         name=run.name,
-        overall=overall_score(run.rows, confidence),
-        kinds={kind: wilson(*counts[kind], confidence) for kind in kinds},
-        num_prompts=len(asked),
+        overall=next(iter(scores.overalls.values())),
+        overalls=scores.overalls,
+        kinds={kind: scores.kinds[kind] for kind in sorted(scores.kinds, key=order.index)},
+        judged=scores.judged,
+        num_prompts=num_prompts,
         num_failures=sum(row.failure is not None for row in run.rows),
         num_rejected=len(run.rejected),
         num_missing=run.num_missing,
-        difference=None if run is reference else compare(reference.rows, run.rows, confidence),
+        num_blank=sum(not row.rounds and row.failure is None for row in run.rows),
+        difference=difference,
         cost=cost_summary(run.rows),
+        paper_cost=paper_cost(run.rows),
         process=process_metrics(run.rows),
         num_unjudged_drafts=sum(
             draft.accepts is not None and draft.shows_plan is None for row in run.rows for draft in row.drafts
         ),
-        plan_shown=wilson(sum(planned), len(planned), confidence) if planned else None,
         rounds=count_rounds(run.rows),
+        score_by_rounds={
+            number: kind_score([row for row in run.rows if row.rounds == number], run.scale, confidence)
+            for number, count in enumerate(count_rounds(run.rows), 1)
+            if count
+        },
         stopped=count_stops(run.rows),
         training=training_so_far(run),
+        settings=arm_settings(run),
     )
-
-
-def compare(reference: Sequence[ScoredTrajectory], rows: Sequence[ScoredTrajectory], confidence: float) -> Interval:
-    """The paired difference in the overall score, over prompts with the same key and words that both arms answered."""
-    known = {(row.key, row.prompt): row.passed for row in reference if row.passed is not None}
-    pairs: dict[str, list[tuple[bool, bool]]] = {}
-    for row in rows:
-        before = known.get((row.key, row.prompt))
-        if before is not None and row.passed is not None and not row.kind.startswith("ood"):
-            pairs.setdefault(row.kind, []).append((before, row.passed))
-    return paired_difference(pairs, confidence)
 
 
 def count_rounds(rows: Sequence[ScoredTrajectory]) -> tuple[int, ...]:
@@ -132,9 +175,12 @@ def training_so_far(run: Run) -> dict[str, float]:
     return {name: max(values) for name, values in told.items() if values}
 
 
-def to_json(summary: ArmSummary) -> Mapping[str, Any]:
-    """The summary as JSON-able values; what is not a number becomes null."""
-    return without_nan(asdict(summary))
+def to_json(summary: Summary) -> dict[str, Any]:
+    """The summary as JSON-able values, arms by their name; what is not a number becomes null."""
+    content = without_nan(asdict(summary))
+    return {**{name: value for name, value in content.items() if name != "arms"}} | {
+        "runs": {arm["name"]: arm for arm in content["arms"]}
+    }
 
 
 def without_nan(value: Any) -> Any:

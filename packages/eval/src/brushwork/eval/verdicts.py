@@ -1,7 +1,9 @@
 """The rows of `verdicts.jsonl`: what the judge said of each trajectory, as typed records and as JSON lines."""
 
+import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -99,7 +101,7 @@ class ScoredTrajectory:
 
 def write_verdicts(rows: Iterable[ScoredTrajectory], path: Path) -> None:
     """Write one JSON object a line; the file appears whole or not at all."""
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(to_line(row) + "\n" for row in rows))
 
 
 def read_verdicts(path: Path) -> list[ScoredTrajectory]:
@@ -114,13 +116,63 @@ def read_verdicts(path: Path) -> list[ScoredTrajectory]:
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            values = json.loads(line)
-            values["drafts"] = tuple(ScoredDraft(**draft) for draft in values["drafts"])
-            values["plans"] = tuple(ScoredPlan(**plan) for plan in values.get("plans", ()))
-            rows.append(ScoredTrajectory(**values))
+            rows.append(parse_row(line))
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}, line {number}: not a verdict ({error}); score the predictions again") from error
     return rows
+
+
+def parse_row(line: str) -> ScoredTrajectory:
+    """Read one line; raises TypeError, KeyError or JSONDecodeError where it is not a row."""
+    values = json.loads(line)
+    values["drafts"] = tuple(ScoredDraft(**draft) for draft in values["drafts"])
+    values["plans"] = tuple(ScoredPlan(**plan) for plan in values.get("plans", ()))
+    return ScoredTrajectory(**values)
+
+
+class VerdictLog:
+    """The rows of a scoring under way, beside the file that they will become, so that it can be interrupted.
+
+    Its first line names the question; the log of another question is thrown away, as is a last line that was cut off.
+    Left without an error the log is removed.
+
+    Attributes:
+        rows: key → row, those that have a verdict: what failed before is to be judged again.
+    """
+
+    def __init__(self, path: Path, question: str) -> None:
+        self.path = path.with_name(path.name + ".log")
+        self.question = question
+        self.rows: dict[str, ScoredTrajectory] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "VerdictLog":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        stored = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
+        for line in stored[1:] if stored[:1] == [self.question] else []:
+            with contextlib.suppress(TypeError, KeyError, json.JSONDecodeError):  # cut off when the process was killed
+                row = parse_row(line)
+                if row.failure is None:
+                    self.rows[row.key] = row
+        write_text(self.path, "".join(f"{line}\n" for line in (self.question, *map(to_line, self.rows.values()))))
+        self._file = self.path.open("a", encoding="utf-8")
+        return self
+
+    def add(self, row: ScoredTrajectory) -> None:
+        """Append a row, safe for threads."""
+        with self._lock:
+            self._file.write(to_line(row) + "\n")
+            self._file.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            self.path.unlink()
+
+
+def to_line(row: ScoredTrajectory) -> str:
+    """The row as one line of JSON."""
+    return json.dumps(asdict(row), ensure_ascii=False)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -16,7 +16,6 @@ from brushwork.flow.autoencoder import Autoencoder, check_autoencoder
 from brushwork.flow.cache import Context
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.model import BatchPlan, Continuation, ModelConfig, UnifiedModel
-from brushwork.flow.solver import Velocity
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify, vision_patches
 from brushwork.tokens.packing import PackedBatch, pack
@@ -146,19 +145,29 @@ class Engine:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def read_text(self, texts: Sequence[Sequence[int]]) -> Float[Tensor, "reading vocab"]:
+    def read_text(
+        self, texts: Sequence[Sequence[int]], aside: Sequence[bool] | None = None
+    ) -> Float[Tensor, "reading vocab"]:
         """Reads some ids in each sequence (none: it rests), the whole of a text `bos … eos` or a part.
+
+        Args:
+            texts: ids of each sequence.
+            aside: of each sequence, whether the full context alone reads them, and none that guidance compares it with,
+                as BAGEL does with a thought. The text before them remains the last one. By default none.
 
         Returns:
             Logits behind the last id of each sequence that was given any.
         """
         samples, contexts = [], []
-        for row, ids in zip(self.rows, texts, strict=True):
+        for row, ids, alone in zip(self.rows, texts, aside or [False] * len(self.rows), strict=True):
             length, position = row.main.mark
             if ids:
                 samples.append([Segment(kind=Kind.TEXT, position=position, ids=tuple(ids), switch=_WANTED)])
                 contexts.append(row.main)
                 self._count(row, len(ids))
+                if alone:
+                    self._split(row)
+                    continue
             for offset, token in enumerate(ids):
                 if token == self.control.bos:
                     row.before_text = (length + offset, position + offset)
@@ -212,8 +221,7 @@ class Engine:
         for row, image, seen in zip(self.rows, latents, pixels or [None] * len(latents), strict=True):
             if image is None and seen is None:
                 continue
-            if self.guidance.uses_images and row.without_images is None:
-                row.without_images = self.cache.context(self._text_capacity, shared=row.main)
+            self._split(row)
             sample = []
             if image is not None:
                 grid = (image.shape[1] // patch, image.shape[2] // patch)
@@ -271,6 +279,11 @@ class Engine:
             context.position = sample[-1].next_position
         return prediction.switch_logits
 
+    def _split(self, row: Branches) -> None:
+        """From here on the context without images is another one than the main context."""
+        if self.guidance.uses_images and row.without_images is None:
+            row.without_images = self.cache.context(self._text_capacity, shared=row.main)
+
     @staticmethod
     def _count(row: Branches, tokens: int) -> None:
         row.forwards += 1
@@ -301,30 +314,47 @@ class Engine:
             row=row,
         )
 
-    def velocity(self, views: Sequence[View], grid: tuple[int, int]) -> Velocity:
-        """The guided velocity of an image in each view, all at one time. Nothing is kept in the cache.
+    def velocity(self, views: Sequence[View], grid: tuple[int, int]) -> "GuidedVelocity":
+        """The guided velocity of an image in each view, all at one time.
 
         Args:
             views: as `views` gives them.
             grid: rows and columns of latent patches.
         """
-        plans: dict[bool, _DrawingPlan] = {}
+        return GuidedVelocity(self, views, grid)
 
-        @torch.no_grad()
-        def velocity(x: Tensor, timestep: float) -> Tensor:
-            guided = self.guidance.active(timestep)
-            if guided not in plans:
-                plans[guided] = self._plan(views, grid, guided=guided)
-            for view in views:
-                view.row.forwards += len(view.contexts(guided=guided))
-            main, without_text, without_images = self._branches(plans[guided], x, timestep)
-            return self.guidance(main, without_text, without_images) if guided else main
+    def pictures(self, x: Float[Tensor, "images tokens dim"], grid: tuple[int, int]) -> list[Image]:
+        """Drawn tokens as pictures, decoded one by one."""
+        latents = unpatchify(x, self.model.config.latent_patch_size, grid)
+        return [self.autoencoder.decode(each[None])[0].cpu().numpy() for each in latents]
 
-        return velocity
 
-    def _plan(self, views: Sequence[View], grid: tuple[int, int], *, guided: bool) -> _DrawingPlan:
-        contexts, owner, roles = [], [], ([], [], [])
-        for number, view in enumerate(views):
+class GuidedVelocity:
+    """The guided velocity of an image in each of some views. Nothing is kept in the cache."""
+
+    def __init__(self, engine: Engine, views: Sequence[View], grid: tuple[int, int]) -> None:
+        self._engine, self._views, self.grid = engine, list(views), grid
+        self._plans: dict[bool, _DrawingPlan] = {}
+
+    @torch.no_grad()
+    def __call__(self, x: Float[Tensor, "images tokens dim"], timestep: float) -> Float[Tensor, "images tokens dim"]:
+        """The velocity of each image at `timestep`."""
+        guidance = self._engine.guidance
+        guided = guidance.active(timestep)
+        if guided not in self._plans:
+            self._plans[guided] = self._plan(guided=guided)
+        for view in self._views:
+            view.row.forwards += len(view.contexts(guided=guided))
+        main, without_text, without_images = self._branches(self._plans[guided], x, timestep)
+        return guidance(main, without_text, without_images) if guided else main
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Goes on with some of the images alone, in the given order."""
+        self._views, self._plans = [self._views[number] for number in numbers], {}
+
+    def _plan(self, *, guided: bool) -> _DrawingPlan:
+        engine, contexts, owner, roles = self._engine, [], [], ([], [], [])
+        for number, view in enumerate(self._views):
             main = len(contexts)
             wanted = (view.main, view.without_text, view.without_images) if guided else (view.main, None, None)
             for role, context in zip(roles, wanted, strict=True):
@@ -332,21 +362,16 @@ class Engine:
                 if context is not None:
                     contexts.append(context)
                     owner.append(number)
-        segments = [Segment(kind=Kind.NOISED, position=context.position, grid=grid) for context in contexts]
-        batch = pack([[segment] for segment in segments], self.control).to(self.device)
-        plan = self.model.plan(batch, Continuation(cache=self.cache, contexts=contexts, keep=False))
-        indexes = [torch.tensor(numbers, device=self.device) for numbers in (owner, *roles)]
+        segments = [Segment(kind=Kind.NOISED, position=context.position, grid=self.grid) for context in contexts]
+        batch = pack([[segment] for segment in segments], engine.control).to(engine.device)
+        plan = engine.model.plan(batch, Continuation(cache=engine.cache, contexts=contexts, keep=False))
+        indexes = [torch.tensor(numbers, device=engine.device) for numbers in (owner, *roles)]
         return _DrawingPlan(batch=batch, plan=plan, owner=indexes[0], roles=tuple(indexes[1:]))
 
     def _branches(self, drawing: _DrawingPlan, x: Tensor, timestep: float) -> list[Tensor]:
         """Velocities in full context, without the last text, and without images; the first where one is lacking."""
         patches = x[drawing.owner]
-        timesteps = torch.full((patches.shape[0] * patches.shape[1],), timestep, device=self.device)
-        velocity = self.model(drawing.batch, patches.flatten(0, 1), timesteps, plan=drawing.plan).velocity
+        timesteps = torch.full((patches.shape[0] * patches.shape[1],), timestep, device=self._engine.device)
+        velocity = self._engine.model(drawing.batch, patches.flatten(0, 1), timesteps, plan=drawing.plan).velocity
         velocity = velocity.float().view(patches.shape)
         return [velocity[role] for role in drawing.roles]
-
-    def pictures(self, x: Float[Tensor, "images tokens dim"], grid: tuple[int, int]) -> list[Image]:
-        """Drawn tokens as pictures, decoded one by one."""
-        latents = unpatchify(x, self.model.config.latent_patch_size, grid)
-        return [self.autoencoder.decode(each[None])[0].cpu().numpy() for each in latents]

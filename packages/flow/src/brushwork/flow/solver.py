@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Velocity = Callable[[Float[Tensor, "*n dim"], float], Float[Tensor, "*n dim"]]
 """A velocity at (x_t, t); t is one number for all."""
+
+Selection = Callable[[int, Float[Tensor, "n *tokens dim"]], Int[Tensor, " kept"] | None]
+"""From the steps taken and the data predictions to the indexes of those to go on with; None for all."""
 
 
 def euler(
@@ -18,6 +21,7 @@ def euler(
     every: int = 1,
     warmup: int = 3,
     regime: Callable[[float], object] = lambda _: None,
+    select: Selection | None = None,
 ) -> Float[Tensor, "*n dim"]:
     """Follows `velocity` along `timesteps` (first to last, as `path.timestep_grid` gives them); state in float32.
 
@@ -26,9 +30,12 @@ def euler(
             over time (the idea of feature caching, at the model's output). 1 evaluates every step.
         warmup: steps that are evaluated in any case, at the start, where the velocity turns most.
         regime: what kind of velocity a time has (guided or not); nothing is extended from one kind to another.
+        select: asked after each step but the last; what it leaves out along the first axis is gone from then on, and
+            `velocity` must know. Where nothing is left, no further step is taken.
     """
     x_t, skipped, kind = noise.float(), 0, None
     seen: list[tuple[float, Tensor]] = []  # the last two evaluations of this kind, as (time, velocity)
+    last = len(timesteps) - 2
     for step, (now, then) in enumerate(pairwise(timesteps.tolist())):
         if regime(now) != kind:
             kind, seen = regime(now), []
@@ -38,7 +45,13 @@ def euler(
         else:
             skipped += 1
             slope = _extended(seen, now)
-        x_t = x_t - slope * (now - then)
+        before, x_t = x_t, x_t - slope * (now - then)
+        if select is None or step == last:
+            continue
+        if (kept := select(step + 1, before - slope * now)) is not None:
+            x_t, seen = x_t[kept], [(time, velocities[kept]) for time, velocities in seen]
+            if not len(x_t):
+                break
     return x_t
 
 

@@ -16,6 +16,8 @@ goes on at its `vision_end`.
                                      │ </refine>
                                      ▼
                                  ACCEPT_END ─eos─► ACCEPTED ─bos─► PLAN_START, or ─eos─► DONE
+
+A model that thinks before it draws goes PROMPT ─bos─► THOUGHT ─eos─► DRAW, in plain words (BAGEL).
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,7 @@ from brushwork.tokens.vocabulary import Vocabulary
 State = IntEnum(
     "State",
     "PROMPT PLAN_START INS DES_START DES PLAN_END DRAW SEEN REVIEW CHECK "
-    "REFINE_START REFINE REFINE_END ACCEPT_END ACCEPTED DONE",
+    "REFINE_START REFINE REFINE_END ACCEPT_END ACCEPTED THOUGHT DONE",
     start=0,
 )
 
@@ -51,6 +53,7 @@ _RULES: dict[State, dict[str, State]] = {
     State.REFINE_END: {"eos": State.DRAW},
     State.ACCEPT_END: {"eos": State.ACCEPTED},
     State.ACCEPTED: {"bos": State.PLAN_START, "eos": State.DONE},
+    State.THOUGHT: {_WORD: State.THOUGHT, "eos": State.DRAW},
     State.DONE: {},
 }
 
@@ -59,19 +62,25 @@ _SINGLE_PASS: dict[State, dict[str, State]] = {
     State.SEEN: {"eos": State.DONE},
 }
 
+_THINKING: dict[State, dict[str, State]] = {**_SINGLE_PASS, State.PROMPT: {"bos": State.THOUGHT}}
+
 FORBIDDEN = -1
 """Entry of the transition table for a token that may not come next."""
 
 
-def transition_table(vocabulary: Vocabulary, *, single_pass: bool = False) -> Int[np.ndarray, "states vocab"]:
+def transition_table(
+    vocabulary: Vocabulary, *, single_pass: bool = False, thinks: bool = False
+) -> Int[np.ndarray, "states vocab"]:
     """The automaton over ids: entry (state, id) is the next state, or `FORBIDDEN`.
 
     Args:
         single_pass: an image follows the prompt and ends it, whatever the model would rather do.
+        thinks: a single pass in which a thought stands between prompt and image.
     """
+    special = _THINKING if thinks else _SINGLE_PASS if single_pass else {}
     words = is_word(vocabulary).nonzero()[0]
     table = np.full((len(State), len(vocabulary)), FORBIDDEN, dtype=np.int64)
-    for state, rules in {**_RULES, **(_SINGLE_PASS if single_pass else {})}.items():
+    for state, rules in {**_RULES, **special}.items():
         for symbol, successor in rules.items():
             table[state, words if symbol == _WORD else getattr(vocabulary.control, symbol)] = successor
     return table

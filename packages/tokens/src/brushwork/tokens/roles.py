@@ -1,4 +1,4 @@
-"""Who may plan and inspect in the model's place: another model, an oracle, a person."""
+"""Who may plan and inspect in the model's place, or drop its pictures: another model, an oracle, a person."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ class NoAnswer:
 
     Attributes:
         reason: why, for people.
+        transient: another try may go better, as where an endpoint was down.
     """
 
     reason: str
+    transient: bool = False
 
 
 @runtime_checkable
@@ -49,5 +51,25 @@ class Inspector(Protocol):
 
         Returns:
             The inspection, its `refine` empty where the draft is accepted.
+        """
+        ...
+
+
+@runtime_checkable
+class Look(Protocol):
+    """Looks at pictures before they are finished, and says which of them are worth it (PARM)."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """After how many Euler steps of each image to look; from 1, and below the number that finishes it."""
+        ...
+
+    def keep(self, rows: Sequence[int], images: Sequence[Image], step: int) -> Sequence[bool]:
+        """Which to go on with, one answer a picture.
+
+        Args:
+            rows: where the prompt of each picture stands among those that are drawn together.
+            images: what each picture would be if nothing changed from here on: the data prediction at this step.
+            step: Euler steps that were taken.
         """
         ...

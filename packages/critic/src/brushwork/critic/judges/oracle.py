@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from brushwork.critic.entailment import contradictions, planned_scene
 from brushwork.critic.feedback import feedback, plan_feedback
-from brushwork.critic.scene import GRID, SceneGraph, diff, parse_scene
+from brushwork.critic.scene import GRID, Discrepancy, SceneGraph, diff, parse_scene
 from brushwork.critic.verdict import JudgeFailure, PlanVerdict, Verdict
 from brushwork.tokens.trajectory import Image, Plan
 
@@ -33,7 +34,9 @@ class OracleJudge:
     def __call__(self, prompt: str, image: Image) -> Verdict | JudgeFailure:
         """Passed where the picture shows all that the prompt asks for and nothing else.
 
-        A prompt that cannot be read is a failure of the judge; an image of another size is the caller's ValueError.
+        It is unfinished where all that is wrong with it is things that are missing. Its `details` list the
+        `discrepancies`, see `told`. A prompt that cannot be read is a failure of the judge; an image of another size is
+        the caller's ValueError.
         """
         try:
             wanted = self.parse(prompt)
@@ -41,7 +44,24 @@ class OracleJudge:
             return JudgeFailure(reason=str(error), judge=self.name)
         found = diff(wanted, self.detect(image), tolerance=0.5 / self.grid)
         reason = feedback(found, grid=self.grid).draft_check if found else "the picture shows the prompt"
-        return Verdict(passed=not found, score=1 / (1 + len(found)), reason=reason, judge=self.name)
+        return Verdict(
+            passed=not found,
+            score=1 / (1 + len(found)),
+            reason=reason,
+            judge=self.name,
+            unfinished=bool(found) and all(one.seen is None for one in found),
+            details={"discrepancies": [told(one, self.grid) for one in found]},
+        )
+
+
+def told(one: Discrepancy, grid: int = GRID) -> dict[str, Any]:
+    """A discrepancy as JSON-able values: its kind, the nouns wanted and seen (None where there is none), in words."""
+    return {
+        "kind": one.kind,
+        "wanted": None if one.wanted is None else one.wanted.noun,
+        "seen": None if one.seen is None else one.seen.noun,
+        "check": feedback([one], grid=grid).draft_check,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

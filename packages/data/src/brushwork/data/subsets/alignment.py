@@ -6,14 +6,14 @@ The paper's third subset, from Gen-Ref's pairs of pictures, and from the embedde
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from brushwork.critic.verdict import JudgeFailure
 from brushwork.data.subsets.drawing import EMPTY, Drawing, last_image, share
 from brushwork.data.subsets.multi_turn import applied, flawed_draft, trajectory, way
 from brushwork.data.tasks import Reject, Task, Unfit, attempt
+from brushwork.tokens.roles import NoAnswer
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
 
-Inspector = Callable[[str, Image, str], Inspection | JudgeFailure]
-"""(description, picture, reflection) to the inspection that a model should write, such as `LLMInspector`."""
+Inspector = Callable[[str, Sequence[Plan], Image, str], Inspection | NoAnswer]
+"""(prompt, no plans, picture, reflection) to the inspection that a model should write, such as `LLMInspector`."""
 SHOWN = "the draft shows the prompt"
 
 
@@ -70,9 +70,10 @@ def _reflected(inspect: Inspector | None, positives: float, task: Task) -> Traje
     good = Draft(image=task.pair.good, inspection=Inspection(draft_check=SHOWN))
     if share(task.rng, positives):
         return trajectory(task, [Step(plan=plan, drafts=(good,))], "alignment", label="positive")
-    said = inspect(task.prompt, task.pair.bad, task.pair.reflection) if inspect else _verbatim(task.pair.reflection)
-    if isinstance(said, JudgeFailure):
-        raise Unfit(f"the inspector failed: {said.reason}", transient=said.transient, judge=said.judge)
+    reflection = task.pair.reflection
+    said = inspect(task.prompt, (), task.pair.bad, reflection) if inspect else _verbatim(reflection)
+    if isinstance(said, NoAnswer):
+        raise Unfit(f"the inspector failed: {said.reason}", transient=said.transient)
     if said.accepts:
         raise Unfit("the inspector finds nothing wrong with the bad picture")
     bad = Draft(image=task.pair.bad, inspection=said, flawed=True)

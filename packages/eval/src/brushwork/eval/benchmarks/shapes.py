@@ -1,6 +1,7 @@
 """Held-out prompts of the embedded world, the six GenEval kinds in equal numbers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class ShapesBenchmark:
     prompts_per_kind: int = 52
     seed: int = 0
     split: str = "test"
+
+    def describe(self) -> dict[str, Any]:
+        """Its name and settings."""
+        settings = {"prompts_per_kind": self.prompts_per_kind, "seed": self.seed, "split": self.split}
+        return {"benchmark": "shapes", **settings, "world": str(self.world)}
 
     def prompts(self) -> list[BenchmarkPrompt]:
         """All prompts, kind by kind; the same list for the same fields on every machine.

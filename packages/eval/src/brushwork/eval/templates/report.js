@@ -16,6 +16,9 @@ function show() {
     card.hidden = !any || !kinds.has(card.dataset.kind);
     visible += !card.hidden;
   }
+  for (const group of document.querySelectorAll(".group")) {
+    group.hidden = [...group.querySelectorAll(".card")].every((card) => card.hidden);
+  }
   form.querySelector("[role=status]").textContent = `${answers} answers to ${visible} prompts`;
 }
 
