@@ -145,7 +145,7 @@ def test_nothing_can_be_planned_in_no_step(chat):
 def test_a_draft_of_a_prompt(endpoint, chat, says, remarks):
     says(draft_check="the cat is small", refine=" enlarge the cat ")
     inspect = LLMInspector(chat=chat)
-    assert isinstance(inspect, Inspector) and inspect.name == "llm-inspector/1:m"
+    assert isinstance(inspect, Inspector) and inspect.name == "llm-inspector/1:m:plans"
     said = inspect("a big cat", (), BLANK, remarks)
     assert said == Inspection(draft_check="the cat is small", refine="enlarge the cat")
     _, data, pictures = asked(endpoint)
@@ -157,6 +157,8 @@ def test_a_draft_of_plans(endpoint, chat, says):
     assert LLMInspector(chat=chat)("a cat and a hen", PLANS, BLANK) == Inspection(
         plan_check="the prompt asks for a hen", draft_check="nothing departs", refine="turn the dog into a hen"
     )
+    said = LLMInspector(chat=chat, check_plan=False)("a cat and a hen", PLANS, BLANK)
+    assert said == Inspection(draft_check="nothing departs", refine="turn the dog into a hen")
     _, data, pictures = asked(endpoint)
     assert data["prompt"] == "a cat and a hen" and len(pictures) == 1
     assert data["steps"][1] == {"step": 2, "instruction": "add a dog", "description": "a cat, a dog"}

@@ -62,11 +62,11 @@ def test_the_rewards_of_candidates_are_shown_the_best_first(tmp_path, run_folder
     candidates = [{"reward": 0.25, "key": "a"}, {"reward": 0.75}, {"reward": None}]
     chosen = [replace(one, meta={**one.meta, "candidates": candidates}) for one in map(single_pass, trajectories)]
     (card, *_) = make_cards(load_runs({"best": run_folder(tmp_path, chosen)}), ["000"])
-    assert card.strips[0].rewards == (0.75, 0.25)
+    assert (card.strips[0].rewards, card.strips[0].num_candidates) == ((0.75, 0.25), 3)
 
 
 def test_the_hero_passed_and_was_mended(runs):
-    hero = choose_hero(make_cards(runs, [row.key for row in runs[0].rows]))
+    hero = choose_hero(runs)
     assert hero is not None and hero.outcome == "passed" and any(frame.refines for frame in hero.frames)
     assert choose_hero([]) is None
 
@@ -94,7 +94,7 @@ def test_the_contact_sheet_holds_every_answer(runs, trajectories):
 
 
 def test_the_filmstrip_holds_every_draft_from_left_to_right(runs):
-    hero = choose_hero(make_cards(runs, ["011"]))
+    hero = choose_hero(runs)
     assert hero is not None
     sheet = np.asarray(filmstrip(hero, tile=32))
     for number, frame in enumerate(hero.frames):

@@ -1,4 +1,4 @@
-"""From verdicts to the numbers and tables of a report: pairs of arms, what is unequal, what stands beside the paper's."""
+"""From verdicts to the numbers and tables of a report: pairs of arms, what is unequal, the paper's rows."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from brushwork.eval.page import report_tables
 from brushwork.eval.pairs import compare, find, sign_test
 from brushwork.eval.paper import GENEVAL_NAMES, WISE
 from brushwork.eval.runs import Run
-from brushwork.eval.scores import scores_json, aggregate
+from brushwork.eval.scores import aggregate, scores_json
 from brushwork.eval.settings import inequalities
 from brushwork.eval.summary import summarise, to_json
 from brushwork.eval.tables import Cell, Table, TableRow
@@ -27,7 +27,7 @@ WISE_SCALE = Scale(
 DRAFT = ScoredDraft(step=0, draft=0, accepts=None, shows_plan=None, satisfies_prompt=None)
 
 
-def answer(key, kind="colors", passed=True, score=None, prompt=None, **other) -> ScoredTrajectory:
+def answer(key, kind="colors", passed: bool | None = True, score=None, prompt=None, **other) -> ScoredTrajectory:
     """A verdict on an answer of one image; `passed=None` for a judge that failed."""
     known = {"reason": "", "judge": "judge/1", "rounds": 1, "drafts": (DRAFT,), "seed": 1} | other
     return ScoredTrajectory(
@@ -216,13 +216,21 @@ def test_arms_that_differ_in_the_model_alone_are_equal():
         (arm("b", [answer("p0")], judge={"judge": "judge/1", "detector": {"model": "m"}}), None),
         (
             arm("b", [answer("p0")], benchmark="geneval", sampler={"model": "b", "steps": 25}),
-            "Unequal sampler.steps: 50 in “a”; 25 in “b”.",
+            "Unequal steps of an image: 50 in “a”; 25 in “b”.",
         ),
         (arm("b", [answer("p0", cost={"denoise_steps": 25})]), "Unequal steps of an image: 50 in “a”; 25 in “b”."),
+        (
+            arm("b", [answer("p0")], sampler={"guidance": {"text_scale": 2.0}}),
+            "Unequal sampler.guidance.text_scale: 4.0 in “a”; 2.0 in “b”.",
+        ),
     ],
 )
 def test_what_should_be_equal_and_is_not_is_said(other, said):
-    first = arm("a", [answer("p0", cost={"denoise_steps": 100, "images": 2})], sampler={"model": "a", "steps": 50})
+    first = arm(
+        "a",
+        [answer("p0", cost={"denoise_steps": 100, "images": 2})],
+        sampler={"steps": 50, "guidance": {"text_scale": 4.0}},
+    )
     sentences = inequalities([first, other])
     assert (sentences == []) if said is None else (len(sentences) == 1 and said in sentences[0])
 

@@ -45,7 +45,7 @@ class Server(ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         self.attempts = Counter[str]()
         self.in_flight = self.most_in_flight = 0
-        self.missing = 0  # downloads that fail before they go well
+        self.missing = 0  # downloads that fail before they go well, the last of them halfway
         self.guard = threading.Lock()
 
 
@@ -104,8 +104,11 @@ class Handler(BaseHTTPRequestHandler):
         assert self.headers["Authorization"] is None, "the key is the endpoint's, not the store's"
         assert isinstance(self.server, Server)
         self.server.missing -= 1
-        if self.path == "/gone.png" or self.server.missing >= 0:
+        if self.path == "/gone.png" or self.server.missing > 0:
             self.send(404, {})
+        elif self.server.missing == 0:
+            self.close_connection = True
+            self.send(200, png("cut off")[:-20], {"Content-Length": "9999"})
         elif self.path == "/moved.png":
             self.send(302, {}, {"Location": "file:///etc/hostname"})
         elif self.path == "/large.png":
@@ -116,9 +119,9 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, body: object, headers: dict[str, str] | None = None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
+        told = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+        for name, value in told.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 

@@ -150,16 +150,18 @@ class LLMInspector:
 
     Attributes:
         chat: a language model that sees.
+        check_plan: inspections also say whether the plan fits the prompt; False for drawing models that never read so.
         style: how inspections are worded, such as a few of the training data.
     """
 
     chat: ChatModel
+    check_plan: bool = True
     style: str | None = None
 
     @property
     def name(self) -> str:
-        """Name, version, model, and a digest of the style."""
-        return f"llm-inspector/1:{self.chat.model}{_digest(self.style)}"
+        """Name, version, model, and what else the inspections depend on."""
+        return f"llm-inspector/1:{self.chat.model}{':plans' if self.check_plan else ''}{_digest(self.style)}"
 
     def __call__(
         self, prompt: str, plans: Sequence[Plan], image: Image, remarks: str | None = None
@@ -181,4 +183,5 @@ class LLMInspector:
             answer = self.chat.ask(_StepInspectorAnswer, _instructions(_STEP_INSPECTOR, self.style), question, [image])
         except ChatError as error:
             return NoAnswer(reason=str(error), transient=error.transient)
-        return Inspection(plan_check=answer.plan_check, draft_check=answer.draft_check, refine=answer.refine)
+        plan_check = answer.plan_check if self.check_plan else ""
+        return Inspection(plan_check=plan_check, draft_check=answer.draft_check, refine=answer.refine)

@@ -4,11 +4,11 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from PIL import Image as PillowImage
 
+from brushwork.eval.process import refinements
 from brushwork.eval.runs import Run
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
 from brushwork.tokens.trajectory import Draft, Image, Plan, Trajectory
@@ -47,13 +47,15 @@ class Strip:
         row: its verdict.
         plans: plans that were written before anything was drawn.
         frames: the drafts in order.
-        rewards: of all candidates of which the answer was chosen, the best first; empty where there was no choice.
+        num_candidates: of which the answer was chosen; 0 where there was no choice.
+        rewards: of those candidates that have one, the best first.
     """
 
     arm: int
     row: ScoredTrajectory
     plans: tuple[Plan, ...]
     frames: tuple[Frame, ...]
+    num_candidates: int = 0
     rewards: tuple[float, ...] = ()
 
     @property
@@ -157,27 +159,31 @@ def make_strip(arm: int, row: ScoredTrajectory, trajectory: Trajectory) -> Strip
                 )
             )
             refines = draft.inspection.refine if draft.inspection else ""
-    return Strip(arm=arm, row=row, plans=plans, frames=tuple(frames), rewards=rewards(trajectory))
+    told = [candidate.get("reward") for candidate in trajectory.meta.get("candidates", ())]
+    return Strip(
+        arm=arm,
+        row=row,
+        plans=plans,
+        frames=tuple(frames),
+        num_candidates=len(told),
+        rewards=tuple(sorted((float(reward) for reward in told if reward is not None), reverse=True)),
+    )
 
 
-def rewards(trajectory: Trajectory) -> tuple[float, ...]:
-    """What each candidate was worth to the sampler that chose among them, the best first."""
-    told = (candidate.get("reward") for candidate in trajectory.meta.get("candidates", ()))
-    return tuple(sorted((float(reward) for reward in told if reward is not None), reverse=True))
-
-
-def choose_hero(cards: Sequence[Card]) -> Strip | None:
+def choose_hero(runs: Sequence[Run]) -> Strip | None:
     """The trajectory that shows the process best: passed, inspected, a wrong draft mended; ties by number of rounds."""
+    several = [(row, arm) for arm, run in enumerate(runs) for row in run.rows if row.rounds > 1]
+    for row, arm in sorted(several, key=lambda one: (merit(one[0]), one[0].key), reverse=True):
+        trajectory = runs[arm].trajectories[row.key]
+        if trajectory is not None:
+            return make_strip(arm, row, trajectory)
+    return None
 
-    def merit(strip: Strip) -> tuple[bool, bool, int]:
-        mended = any(
-            after.refines and before.scored.shows_plan is False and after.scored.shows_plan
-            for before, after in pairwise(strip.frames)
-        )
-        return strip.row.passed is True, mended, min(len(strip.frames), 6)
 
-    strips = [strip for card in cards for strip in card.strips if len(strip.frames) > 1]
-    return max(strips, key=merit, default=None)
+def merit(row: ScoredTrajectory) -> tuple[bool, bool, int]:
+    """How well a trajectory shows the process, to be compared."""
+    mended = any(not before.shows_plan and after.shows_plan for before, after in refinements(row))
+    return row.passed is True, mended, min(row.rounds, 6)
 
 
 def data_uri(image: Image) -> str:

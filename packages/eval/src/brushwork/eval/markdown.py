@@ -1,4 +1,4 @@
-"""The report as Markdown, for a README or a pull request: the page's tables and sentences, pictures by relative path."""
+"""The report as Markdown, to be pasted elsewhere: the page's tables and sentences, pictures by relative path."""
 
 from collections.abc import Sequence
 

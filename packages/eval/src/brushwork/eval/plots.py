@@ -25,7 +25,7 @@ def score_forest(summary: Summary) -> Markup:
 
 
 def cost_charts(summary: Summary) -> list[Markup]:
-    """Headline score against denoising steps, with the paper's points where they are on this benchmark, and forwards."""
+    """Headline score against denoising steps, on GenEval with the paper's points, and against model forwards."""
     paper = [
         IntervalSeries(label=row.strategy.removeprefix("BAGEL + "), points=((float(row.cost), exact(row.overall)),))
         for row in PROCESS_BASELINES

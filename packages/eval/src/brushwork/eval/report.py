@@ -57,12 +57,12 @@ def report(
 
     Args:
         runs: arm name → run folder, or one folder whose subfolders are the arms. A run folder holds `verdicts.jsonl`
-            and `predictions/`, and may hold `logs/**/metrics.csv` (Lightning) and the `*.yaml` of its commands. None:
-            `outputs`, or `outputs/studies` for a study.
-        out: gets `report.html`, `contact_sheet.png`, `results.json` and, where an answer has several drafts, one of
-            them as `trajectory.png`.
+            and `predictions/`, and may hold `scores.json`, `logs/**/metrics.csv` (Lightning) and the `*.yaml` of its
+            commands. None: `outputs`, or `outputs/studies` for a study.
+        out: gets `report.html`, the same as `report.md` and `results.json`, the charts `scores.svg` and `cost.svg`,
+            `contact_sheet.png` and, where an answer has several drafts, one of them as `trajectory.png`.
         title: the page's headline.
-        baseline: arm against which the others are compared prompt by prompt; the first where it is None.
+        baseline: arm against which the page's tiles compare the others prompt by prompt; the first where it is None.
         gallery_per_kind: passed and failed answers that the gallery shows at least, of each kind and arm; of a data
             set, samples of each split, kind and label.
         seed: of the gallery's choice and of the bootstrap.
@@ -90,28 +90,41 @@ def report(
         return folder / "dataset.html"
     if study is not None:
         return report_study(study, "outputs/studies" if runs is None else runs, folder)
-    loaded = load_runs("outputs" if runs is None else runs)
+    return report_runs("outputs" if runs is None else runs, folder, title, baseline, gallery_per_kind, seed)
+
+
+def report_runs(
+    runs: str | Path | Mapping[str, str | Path],
+    folder: Path,
+    title: str,
+    baseline: str | None,
+    gallery_per_kind: int,
+    seed: int,
+) -> Path:
+    """Read the runs, sum them up once, and write every view of the summary; arguments and errors as in `report`."""
+    loaded = load_runs(runs)
     summary = summarise(loaded, baseline, seed=seed)
     tables = report_tables(loaded, summary)
     cards = make_cards(loaded, choose_keys(loaded, gallery_per_kind, seed))
-    everything = sorted({row.key for run in loaded for row in run.rows})
-    hero = choose_hero(make_cards(loaded, everything)) if cards else None  # of all answers, not only those shown
+    hero = choose_hero(loaded) if cards else None  # of all answers, not only those shown
     context = page_context(loaded, summary, tables) | {"title": title, "hero": hero}
     gallery = {"gallery": group_cards(cards), "gallery_per_kind": gallery_per_kind, "gallery_seed": seed}
-    written = {"report.html": render({**context, **gallery})}
     results = {"format": 2, "date": now(), "command": command_line(), **to_json(summary)}
-    written["results.json"] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+    texts = {
+        "report.html": render({**context, **gallery}),
+        "results.json": json.dumps(results, indent=1, ensure_ascii=False) + "\n",
+    }
     charts = {"scores.svg": context["forest"], "cost.svg": next(iter(context["cost_charts"]), "")}
-    written |= {name: standalone(chart, style_sheet()) for name, chart in charts.items() if chart}
+    texts |= {name: standalone(chart, style_sheet()) for name, chart in charts.items() if chart}
     pictures = {"contact_sheet.png": contact_sheet(loaded, cards)}
     pictures |= {} if hero is None else {"trajectory.png": filmstrip(hero)}
-    shown = [(name, words) for name, words in PICTURES.items() if name in written or name in pictures]
-    written["report.md"] = report_markdown(title, context["lead"], summary.warnings, list(tables.values()), shown)
-    for name, text in written.items():
+    shown = [(name, words) for name, words in PICTURES.items() if name in texts or name in pictures]
+    texts["report.md"] = report_markdown(title, context["lead"], summary.warnings, list(tables.values()), shown)
+    for name, text in texts.items():
         write_text(folder / name, text)
     for name, picture in pictures.items():
         write_picture(picture, folder / name)
-    for name in (*written, *pictures):
+    for name in (*texts, *pictures):
         log.info("wrote %s", folder / name)
     return folder / "report.html"
 

@@ -271,11 +271,11 @@ def draw(
     """
     start = time.perf_counter()
     try:
+        if isinstance(sampler, KeyedSampler):  # its answers were drawn elsewhere, at a cost that is not known here
+            drawn = sampler.answer(batch)
+            return [label(one, sample, {}) for one, sample in zip(drawn, batch, strict=True)], []
         with peak_memory() as memory:
-            if isinstance(sampler, KeyedSampler):
-                trajectories = sampler.answer(batch)
-            else:
-                trajectories = sampler([sample.prompt for sample in batch], [sample.seed for sample in batch])
+            drawn = sampler([sample.prompt for sample in batch], [sample.seed for sample in batch])
     except ValueError as error:
         if len(batch) == 1:
             (sample,) = batch
@@ -284,8 +284,7 @@ def draw(
         left, right = draw(sampler, batch[:middle]), draw(sampler, batch[middle:])
         return left[0] + right[0], left[1] + right[1]
     measured = {"seconds": (time.perf_counter() - start) / len(batch), **memory}
-    assert len(trajectories) == len(batch), f"{len(trajectories)} trajectories for {len(batch)} prompts"
-    return [label(drawn, sample, measured) for drawn, sample in zip(trajectories, batch, strict=True)], []
+    return [label(one, sample, measured) for one, sample in zip(drawn, batch, strict=True)], []
 
 
 def label(trajectory: Trajectory, sample: BenchmarkPrompt, measured: Mapping[str, float]) -> Trajectory:

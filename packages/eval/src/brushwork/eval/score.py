@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -261,6 +262,9 @@ def unreadable(sample: Rejected, asked: BenchmarkPrompt | None) -> ScoredTraject
 def tell(scores: Scores, path: Path) -> None:
     """Logs the overall scores, and what has no verdict."""
     for name, mean in scores.overalls.items():
+        if math.isnan(mean.estimate):
+            log.warning("no %s: this benchmark gives one only where every prompt of it was judged", name)
+            continue
         said = f"{mean.estimate:.4f} (95% interval {mean.low:.4f} to {mean.high:.4f})"
         log.info("%s %s, %d judged", name, said, mean.num)
     if scores.num_unjudged:

@@ -234,11 +234,6 @@ def pair_table(summary: Summary) -> Table | None:
 
 def pair_row(pair: Pair) -> TableRow:
     """One pair in figures."""
-
-    def gain(interval: Interval | None) -> Cell:
-        known = interval is not None and interval.num
-        return Cell(text=signed(interval.estimate), small=(limits(interval),)) if known else Cell(text=NONE)
-
     counts = (pair.num, pair.losses, pair.wins, pair.ties, pair.both, pair.neither)
     return TableRow(
         label=f"{words(pair.first)} → {words(pair.second)}",
@@ -251,6 +246,13 @@ def pair_row(pair: Pair) -> TableRow:
             Cell(text=f"{pair.left_out:,}"),
         ),
     )
+
+
+def gain(interval: Interval | None) -> Cell:
+    """A difference with its limits; a dash where there is none."""
+    if interval is None or not interval.num:
+        return Cell(text=NONE)
+    return Cell(text=signed(interval.estimate), small=(limits(interval),))
 
 
 def limits(interval: Interval) -> str:

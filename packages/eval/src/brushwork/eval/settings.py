@@ -8,18 +8,9 @@ from typing import Any
 from brushwork.eval.budgets import benchmark_of
 from brushwork.eval.runs import Run
 
-GUARDED = {
-    "num_steps",
-    "steps",
-    "num_timesteps",
-    "text_scale",
-    "image_scale",
-    "guidance",
-    "guidance_scale",
-    "image_size",
-}
-"""Last words of a sampler's settings that two arms should share where both tell them."""
-
+STEPS = {"num_steps", "steps", "num_timesteps"}
+GUARDED = {"text_scale", "image_scale", "guidance", "guidance_scale", "image_size", "size"}
+"""Last words of a sampler's settings that two arms should share where both tell them; so with the steps of an image."""
 FINGERPRINT = "sampler.fingerprint"
 
 
@@ -80,10 +71,10 @@ def shortened(name: str) -> str:
 def inequalities(runs: Sequence[Run]) -> list[str]:
     """A sentence for everything that should be equal in all arms and is not; it stands at the top of the report."""
     sentences = [*unequal_prompts(runs)]
-    told = {"judge": [judges(run) for run in runs], "steps of an image": [steps_per_image(run) for run in runs]}
+    told = {"judge": [judges(run) for run in runs], "steps of an image": [steps_of_image(run) for run in runs]}
     for name, values in setting_rows(runs):
         part, _, rest = name.partition(".")
-        is_guarded = part in ("benchmark", "judge") or (part == "sampler" and name.rpartition(".")[2] in GUARDED)
+        is_guarded = part in ("benchmark", "judge") or (part == "sampler" and last_word(name) in GUARDED)
         if is_guarded and rest != "":
             told[name] = values
     for name, values in told.items():
@@ -118,8 +109,16 @@ def unequal_prompts(runs: Sequence[Run]) -> Iterator[str]:
             yield f"Unequal seeds: {names} drew {reseeded} of {len(shared)} prompts with different seeds."
 
 
-def steps_per_image(run: Run) -> str:
-    """Denoising steps over images drawn, where the sampler counts both; empty elsewhere."""
-    told = [row for row in run.rows if row.cost.get("denoise_steps") and (row.cost.get("images") or row.rounds)]
-    images = sum(row.cost.get("images") or row.rounds for row in told)
-    return f"{sum(row.cost['denoise_steps'] for row in told) / images:.3g}" if images else ""
+def steps_of_image(run: Run) -> str:
+    """Denoising steps of one image, as the sampler's settings say; else as its costs tell; else empty."""
+    told = [value for name, value in flat(arm_settings(run)["sampler"]) if last_word(name) in STEPS]
+    if told:
+        return told[0]
+    counted = [row for row in run.rows if row.cost.get("denoise_steps") and (row.cost.get("images") or row.rounds)]
+    images = sum(row.cost.get("images") or row.rounds for row in counted)
+    return f"{sum(row.cost['denoise_steps'] for row in counted) / images:.3g}" if images else ""
+
+
+def last_word(name: str) -> str:
+    """The setting's own name."""
+    return name.rpartition(".")[2]

@@ -22,7 +22,7 @@ def euler(
     warmup: int = 3,
     regime: Callable[[float], object] = lambda _: None,
     select: Selection | None = None,
-) -> Float[Tensor, "*n dim"]:
+) -> Float[Tensor, "*left dim"]:
     """Follows `velocity` along `timesteps` (first to last, as `path.timestep_grid` gives them); state in float32.
 
     Args:

@@ -5,6 +5,7 @@ Needs the extra `images` of brushwork-eval.
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -220,7 +221,7 @@ class _Session:
             data = (
                 base64.b64decode(picture.b64_json)
                 if picture.b64_json
-                else retrying(self.backoff, self.download, picture.url)
+                else retrying(self.backoff, self.download, picture.url or "")
             )
             answer = _Answer(image=decode_picture(data), revised_prompt=picture.revised_prompt or "", seconds=seconds)
         except ValueError as error:
@@ -272,8 +273,11 @@ class _Session:
         try:
             with _web().open(url, timeout=self.sampler.timeout) as response:
                 data = response.read(MAX_BYTES + 1)
-        except OSError as error:  # urllib's errors among them
+                length = int(response.headers.get("Content-Length") or 0)
+        except (OSError, http.client.HTTPException) as error:
             raise _Unusable(f"the picture cannot be fetched from where the endpoint keeps it ({error})") from error
+        if len(data) < min(length, MAX_BYTES):
+            raise _Unusable(f"the picture cannot be fetched whole: {len(data)} of {length} bytes came")
         if len(data) > MAX_BYTES:
             raise EndpointError(f"the picture at {url[:60]} has more than {MAX_BYTES} bytes; it was not read")
         return data

@@ -23,7 +23,8 @@ from brushwork.tokens.trajectory import Image
 
 log = logging.getLogger(__name__)
 
-SCALE = Scale(kinds=TAGS)
+SCALE = Scale(kinds=TAGS, unit="prompt")
+"""The pictures of a prompt are no independent trials."""
 MAX_IMAGES = 1000
 """Of a prompt: a seed is 1000 x the prompt's number + the image's."""
 

@@ -1,0 +1,227 @@
+"""A small verifier that learns what a judge will say: a few hundred thousand weights, a millisecond a picture.
+
+Words and picture patches go through one transformer, in front of them a token that says how far the picture is. It is
+made for small worlds, where training it takes minutes; for photographs take a judge (`JudgeVerifier`).
+Needs the extra `verifier` of brushwork-critic.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.functional import gelu, interpolate
+
+from brushwork.critic.english import words
+from brushwork.critic.verifier import Assessment
+from brushwork.tokens.trajectory import Image
+
+WEIGHTS_FILE, CONFIG_FILE = "verifier.safetensors", "config.json"
+_FORMAT = "brushwork.verifier/1"
+_DIGITS = 6
+"""Of an answer. The last bits of a logit depend on the pictures it was computed with, and must decide no tie."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifierConfig:
+    """Sizes of a trained verifier.
+
+    Attributes:
+        image_size: pixels a side; pictures of another size are brought to it by averaging or repeating pixels.
+        patch_size: pixels a side of what becomes one token; divides `image_size`.
+        channels: of the convolution over single pixels.
+        hidden_size: of a token, a multiple of `num_heads`.
+        num_layers, num_heads: of the transformer.
+        buckets: rows of the table of words. A word has two of them by its hash, so that no vocabulary is needed.
+        max_words: of a prompt; a longer one is refused, not cut.
+        unfinished: it was trained on unfinished pictures, and can assess them.
+    """
+
+    image_size: int = 32
+    patch_size: int = 8
+    channels: int = 16
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 4
+    buckets: int = 1024
+    max_words: int = 32
+    unfinished: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that do not fit each other."""
+        if min(self.patch_size, self.channels, self.num_layers, self.num_heads, self.buckets, self.max_words) < 1:
+            raise ValueError(f"the sizes of a verifier must be at least 1, got {self}")
+        if self.image_size < 1 or self.image_size % self.patch_size or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}, "
+                f"hidden_size={self.hidden_size} one of num_heads={self.num_heads}"
+            )
+
+
+class VerifierNetwork(nn.Module):
+    """Prompts and pictures to three logits: clear, potential, final.
+
+    Args:
+        config: its sizes.
+    """
+
+    def __init__(self, config: VerifierConfig) -> None:
+        super().__init__()
+        self.config, size = config, config.hidden_size
+        patches = (config.image_size // config.patch_size) ** 2
+        self.words = nn.Embedding(config.buckets, size)
+        self.word_positions = nn.Parameter(torch.randn(config.max_words, size) * 0.02)
+        self.pixels = nn.Conv2d(3, config.channels, 3, padding=1)
+        self.patches = nn.Conv2d(config.channels, size, config.patch_size, config.patch_size)
+        self.patch_positions = nn.Parameter(torch.randn(patches, size) * 0.02)
+        self.progress = nn.Linear(1, size)
+        layer = nn.TransformerEncoderLayer(
+            size, config.num_heads, 4 * size, dropout=0.0, activation=gelu, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.num_layers, nn.LayerNorm(size), enable_nested_tensor=False)
+        self.logits = nn.Linear(size, 3)
+
+    def forward(
+        self,
+        texts: Int[Tensor, "n words 2"],
+        pictures: Float[Tensor, "n 3 size size"],
+        progress: Float[Tensor, " n"],
+    ) -> Float[Tensor, "n 3"]:
+        """The logits.
+
+        Args:
+            texts: as `encode_texts` gives them.
+            pictures: as `encode_picture` gives them.
+            progress: share of the denoising steps taken; 1 for a finished picture.
+        """
+        padding = texts[:, :, 0] < 0
+        said = self.words(texts.clamp(min=0)).sum(2) + self.word_positions[: texts.shape[1]]
+        seen = self.patches(gelu(self.pixels(pictures))).flatten(2).mT + self.patch_positions
+        tokens = torch.cat((self.progress(progress[:, None])[:, None], seen, said), dim=1)
+        padding = nn.functional.pad(padding, (1 + seen.shape[1], 0), value=False)
+        return self.logits(self.layers(tokens, src_key_padding_mask=padding)[:, 0])
+
+
+def encode_texts(prompts: Sequence[str], config: VerifierConfig) -> Int[Tensor, "n words 2"]:
+    """Two buckets a word, -1 behind the end of a shorter prompt.
+
+    Raises:
+        ValueError: a prompt of more than `max_words` words.
+    """
+    texts = [words(prompt) for prompt in prompts]
+    longest = max(map(len, texts), default=0)
+    if longest > config.max_words:
+        raise ValueError(f"a prompt has {longest} words; this verifier reads max_words={config.max_words}")
+    encoded = torch.full((len(texts), longest, 2), -1)
+    for row, text in enumerate(texts):
+        for place, word in enumerate(text):
+            high, low = divmod(crc32(word.encode()), config.buckets)
+            encoded[row, place] = torch.tensor((low, high % config.buckets))
+    return encoded
+
+
+def encode_picture(image: Image, config: VerifierConfig) -> Float[Tensor, "3 size size"]:
+    """Pixels from -1 to 1, in the verifier's size."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    if pixels.shape[1:] == (config.image_size, config.image_size):
+        return pixels
+    return interpolate(pixels[None], (config.image_size, config.image_size), mode="area")[0]
+
+
+class TrainedVerifier:
+    """A `Verifier` made of a trained network.
+
+    Args:
+        network: the network; put into evaluation mode.
+    """
+
+    def __init__(self, network: VerifierNetwork) -> None:
+        self.network = network.eval()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "TrainedVerifier":
+        """Read a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no verifier in it; the message names the command that makes one.
+            ValueError: the files are damaged, or do not belong together.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+            raise FileNotFoundError(
+                f"no verifier in {folder}; expected {CONFIG_FILE} and {WEIGHTS_FILE}, "
+                "as `lightning verifier` writes them into `verifier` of its run folder"
+            )
+        network = VerifierNetwork(_read_config(folder / CONFIG_FILE))
+        try:
+            network.load_state_dict(load((folder / WEIGHTS_FILE).read_bytes()))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE} does not hold the weights of {CONFIG_FILE}: {error}") from error
+        return cls(network.to(device))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `verifier.safetensors` and `config.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": _FORMAT, **asdict(self.network.config)}
+        (folder / WEIGHTS_FILE).write_bytes(self._weights())
+        (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def name(self) -> str:
+        """Version, and a digest of the weights: others give other answers."""
+        return f"trained/1:{hashlib.sha256(self._weights()).hexdigest()[:12]}"
+
+    def assess(self, prompt: str, images: Sequence[Image], progress: float) -> list[Assessment]:
+        """What unfinished pictures promise, see `Verifier`.
+
+        Raises:
+            ValueError: a prompt of too many words, or a verifier that was trained on finished pictures alone.
+        """
+        if not self.network.config.unfinished:
+            raise ValueError(
+                "this verifier was trained on finished pictures alone; take assess_at=[], or train it anew"
+            )
+        chances = self._chances(prompt, images, progress)
+        return [Assessment(clear=clear, potential=potential) for clear, potential, _ in chances]
+
+    def reward(self, prompt: str, images: Sequence[Image]) -> list[float | None]:
+        """The chance that the judge would pass each picture.
+
+        Raises:
+            ValueError: a prompt of too many words.
+        """
+        return [final for _, _, final in self._chances(prompt, images, 1.0)]
+
+    @torch.inference_mode()
+    def _chances(self, prompt: str, images: Sequence[Image], progress: float) -> list[list[float]]:
+        if not images:
+            return []
+        network, device = self.network, self.network.word_positions.device
+        texts = encode_texts([prompt], network.config).expand(len(images), -1, -1)
+        pictures = torch.stack([encode_picture(image, network.config) for image in images])
+        chances = network(texts.to(device), pictures.to(device), torch.full((len(images),), progress).to(device))
+        return [[round(value, _DIGITS) for value in row] for row in chances.sigmoid().tolist()]
+
+    def _weights(self) -> bytes:
+        return save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()})
+
+
+def _read_config(path: Path) -> VerifierConfig:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT!r}")
+        return VerifierConfig(**values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not describe a verifier ({error}); expected the file that `save` wrote"
+        ) from error

@@ -1,0 +1,196 @@
+"""What a verifier learns from: candidates of training prompts, looked at while they were drawn, and what a judge says.
+
+For a candidate with the pictures p_1, p_2, … of its looks and the finished p, a judge's verdict on p is the label of p
+and the potential of each p_k; p_k is clear where the judge already says of it what it says of p.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from brushwork.critic.verdict import Judge, JudgeFailure, Verdict
+from brushwork.eval.baselines.best_of_n import OpenSampler
+from brushwork.eval.benchmark import BenchmarkPrompt
+from brushwork.eval.sampler import Sampler
+from brushwork.tokens.trajectory import Image
+
+log = logging.getLogger(__name__)
+
+CLEAR_TOLERANCE = 0.05
+"""By how much a judge's scores of an unfinished picture and of the finished one may differ where it says the same."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One picture, what was asked for, and what is to be said of it.
+
+    Attributes:
+        prompt: the words it is judged by.
+        image: the picture.
+        progress: share of the denoising steps taken; 1 for a finished picture.
+        passed: the judge passes the finished picture.
+        clear: the judge says of this picture what it says of the finished one; True of that itself.
+    """
+
+    prompt: str
+    image: Image
+    progress: float
+    passed: bool
+    clear: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A drawn answer to a prompt.
+
+    Attributes:
+        prompts: the words it was drawn for, then others of the kind to judge it by.
+        pictures: those of each look, with the share of steps taken; the finished one, with 1, the last.
+    """
+
+    prompts: Sequence[str]
+    pictures: Sequence[tuple[float, Image]]
+
+
+@dataclass(kw_only=True, slots=True)
+class Recording:
+    """A `Look` that keeps every row and every picture.
+
+    Attributes:
+        steps: after which to look.
+        num_steps: denoising steps of an image.
+        pictures: by row, in the order of the steps, with the share of steps taken.
+    """
+
+    steps: Sequence[int]
+    num_steps: int
+    pictures: dict[int, list[tuple[float, Image]]] = field(default_factory=dict)
+
+    def keep(self, rows: Sequence[int], images: Sequence[Image], step: int) -> list[bool]:
+        """All of them."""
+        for row, image in zip(rows, images, strict=True):
+            self.pictures.setdefault(row, []).append((step / self.num_steps, image))
+        return [True] * len(rows)
+
+
+def draw_candidates(
+    sampler: Sampler | OpenSampler,
+    samples: Sequence[BenchmarkPrompt],
+    steps: Sequence[int],
+    *,
+    other_prompts: int,
+    batch_size: int,
+    seed: int,
+) -> list[Candidate]:
+    """Draws each prompt once and keeps its pictures; prompts that the sampler refuses are left out.
+
+    Args:
+        sampler: draws; at `steps` it is looked into.
+        samples: prompts and seeds.
+        steps: after which to look; none for a sampler that cannot be looked into.
+        other_prompts: of the same kind, to judge each candidate by as well. They teach to read: a candidate and its
+            own prompt disagree in little.
+        batch_size: prompts in one call.
+        seed: decides which other prompts.
+    """
+    rng = np.random.default_rng(seed)
+    kinds: dict[str, list[str]] = {}
+    for sample in samples:
+        kinds.setdefault(sample.kind, []).append(sample.prompt)
+    candidates = []
+    with progress_bar("drawing", len(samples)) as advance:
+        for begin in range(0, len(samples), batch_size):
+            batch = samples[begin : begin + batch_size]
+            for sample, pictures in _draw(sampler, batch, steps):
+                others = rng.choice(kinds[sample.kind], size=other_prompts).tolist()
+                prompts = list(dict.fromkeys([sample.prompt, *others]))
+                candidates.append(Candidate(prompts=prompts, pictures=pictures))
+            advance(len(batch))
+    if len(candidates) < len(samples):
+        log.warning("%d of %d prompts gave no picture", len(samples) - len(candidates), len(samples))
+    return candidates
+
+
+def _draw(
+    sampler: Sampler | OpenSampler, batch: Sequence[BenchmarkPrompt], steps: Sequence[int]
+) -> Iterator[tuple[BenchmarkPrompt, list[tuple[float, Image]]]]:
+    """The pictures of each sample; a batch that is refused is halved until the refused prompt stands alone."""
+    prompts, seeds = [sample.prompt for sample in batch], [sample.seed for sample in batch]
+    recording = None
+    try:
+        if steps:
+            assert isinstance(sampler, OpenSampler), "`steps_to_look` has seen to it"
+            recording = Recording(steps=steps, num_steps=sampler.sampling.num_steps)
+            drawn = sampler(prompts, seeds, look=recording)
+        else:
+            drawn = sampler(prompts, seeds)
+    except ValueError as error:
+        if len(batch) == 1:
+            log.info("%r: %s", prompts[0], error)
+            return
+        middle = len(batch) // 2
+        yield from _draw(sampler, batch[:middle], steps)
+        yield from _draw(sampler, batch[middle:], steps)
+        return
+    for row, (sample, trajectory) in enumerate(zip(batch, drawn, strict=True)):
+        if trajectory.finished and any(trajectory.drafts):
+            looks = [] if recording is None else recording.pictures[row]
+            yield sample, [*looks, (1.0, trajectory.final_image)]
+
+
+def label(candidates: Sequence[Candidate], judge: Judge, num_workers: int = 1) -> list[list[Example]]:
+    """The examples of each candidate, in order; none of a prompt and picture that the judge cannot judge.
+
+    Args:
+        candidates: to be judged.
+        judge: asked once for every prompt and picture of a candidate.
+        num_workers: candidates judged at the same time, by threads: more than 1 where the judge waits for an endpoint.
+    """
+    labelled = []
+    with progress_bar("judging", len(candidates)) as advance, ThreadPoolExecutor(num_workers) as pool:
+        for examples in pool.map(lambda candidate: _examples(candidate, judge), candidates):
+            labelled.append(examples)
+            advance(1)
+    asked = sum(len(candidate.prompts) * len(candidate.pictures) for candidate in candidates)
+    if missing := asked - sum(map(len, labelled)):
+        log.warning("the judge failed on %d of %d pictures, which nothing is learnt from", missing, asked)
+    return labelled
+
+
+def _examples(candidate: Candidate, judge: Judge) -> list[Example]:
+    examples = []
+    for prompt in candidate.prompts:
+        verdict = judge(prompt, candidate.pictures[-1][1])
+        if isinstance(verdict, JudgeFailure):
+            continue
+        for progress, image in candidate.pictures[:-1]:
+            now = judge(prompt, image)
+            if isinstance(now, JudgeFailure) and now.transient:
+                continue
+            clear = _says_the_same(now, verdict)
+            examples.append(Example(prompt=prompt, image=image, progress=progress, passed=verdict.passed, clear=clear))
+        progress, image = candidate.pictures[-1]
+        examples.append(Example(prompt=prompt, image=image, progress=progress, passed=verdict.passed, clear=True))
+    return examples
+
+
+def _says_the_same(now: Verdict | JudgeFailure, then: Verdict) -> bool:
+    """A picture that cannot be judged yet is not clear."""
+    if isinstance(now, JudgeFailure):
+        return False
+    return now.passed == then.passed and abs(now.score - then.score) <= CLEAR_TOLERANCE
+
+
+@contextmanager
+def progress_bar(doing: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows on stderr how far a task is; gives what advances it."""
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(doing, total=total)
+        yield lambda amount: progress.advance(task, amount)
