@@ -9,11 +9,12 @@ INSTALLED := .venv/.installed
 
 # --- the environment: made once, and again when a pinned version or a package's dependencies change ---------------
 
-$(INSTALLED): constraints.txt requirements-dev.txt $(wildcard packages/*/pyproject.toml)
+$(INSTALLED): constraints.txt requirements-dev.txt requirements-photos.txt $(wildcard packages/*/pyproject.toml)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: Python 3.11 or newer is needed, '$(PYTHON)' is not; say which: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-photos.txt
 	touch $@
 
 # --- tests and checks -------------------------------------------------------------------------------------------------
