@@ -115,7 +115,7 @@ def test_the_first_seed_is_the_prompts_own_and_more_candidates_only_add():
     assert candidate_seeds(7, 8)[:4] == candidate_seeds(7, 4)
     many = [seed for own in range(50) for seed in candidate_seeds(own, 20)[1:]]
     assert len(set(many)) == len(many) and all(0 <= seed < 2**31 for seed in many)
-    assert candidate_seeds(0, 3) == [0, 1141246493, 1681014383] or candidate_seeds(0, 3)[1:] != candidate_seeds(1, 3)[1:]
+    assert candidate_seeds(0, 3) == [0, 1982462498, 1570558271], "the same on every machine and version"
 
 
 def test_the_best_is_chosen_and_the_first_of_equals():
@@ -242,7 +242,10 @@ def test_shares_become_steps_within_the_drawing():
         ({"batch_size": 0}, "at least 1"),
         ({"assess_at": [0.5], "sampler": Painter(sampling=Sampling(single_pass=False))}, "single_pass=true"),
         ({"assess_at": [0.5], "sampler": Painter(sampling=Sampling(num_steps=1))}, "num_steps is 1"),
-        ({"assess_at": [0.5], "sampler": RendererSampler(world=ShapesWorld())}, "RendererSampler cannot be looked into"),
+        (
+            {"assess_at": [0.5], "sampler": RendererSampler(world=ShapesWorld())},
+            "RendererSampler cannot be looked into",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(settings, said):

@@ -27,6 +27,7 @@ DROPPED = "dropped"
 _NOT_SUMMED = ("seconds", PEAK)
 
 
+@runtime_checkable
 class Settings(Protocol):
     """What must be known of a sampler before one can look at its pictures."""
 
