@@ -112,7 +112,7 @@ def test_what_never_saw_unfinished_pictures_does_not_assess_them():
 
 @pytest.mark.parametrize("wrong", [{"patch_size": 5}, {"hidden_size": 18, "num_heads": 4}, {"num_layers": 0}])
 def test_sizes_that_do_not_fit_are_refused(wrong):
-    with pytest.raises(ValueError, match="multiple|at least 1"):
+    with pytest.raises(ValueError, match=r"multiple|at least 1"):
         VerifierConfig(**wrong)
 
 

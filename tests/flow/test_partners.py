@@ -38,7 +38,7 @@ INSPECTS = {"bos": 50.0, "ins": -50.0, "refine": 1.0, "refine_end": 1.0}
 
 
 def make(model, vocabulary, liked=None, *, planner=None, inspector=None, **changes):
-    settings = dict(image_size=(16, 16), num_steps=3, temperature=0.0, max_images=3, max_text=16)
+    settings = dict(image_size=(16, 16), num_steps=3, temperature=0.0, max_images=3, max_text=8, max_external_text=20)
     sampling = Sampling(**{**settings, **changes})
     generator = Likes(model, vocabulary, sampling, planner=planner, inspector=inspector)
     generator.liked = liked or {}
@@ -177,7 +177,7 @@ def test_a_draft_that_others_leave_as_the_answer_is_drawn_again_in_full(model, v
         (NoAnswer(reason="the endpoint is down"), "planner: the endpoint is down"),
         (Plan(instruction="add a banana", description="a banana"), "'banana'"),
         (Plan(instruction="add <refine>", description="a"), "control token"),
-        (Plan(instruction="add a red circle " * 9, description="a"), "longer than max_text=16"),
+        (Plan(instruction="add a red circle " * 9, description="a"), "exceed max_external_text=20"),
         (None, "planner: nothing to draw"),
     ],
 )
@@ -210,7 +210,7 @@ UNREADABLE = [
     (Inspection(draft_check="a", refine="add </ins>"), "control token"),
     (Inspection(draft_check="a", refine=" "), "expected words"),
     (Inspection(draft_check="a banana"), "'banana'"),
-    (Inspection(draft_check="a " * 40), "longer than max_text=16"),
+    (Inspection(draft_check="a " * 40), "exceed max_external_text=20"),
 ]
 
 

@@ -46,7 +46,9 @@ class Sampling:
         guidance: of texts and images.
         temperature: of text and switches; 0 takes the likeliest token.
         max_images: a trajectory that has drawn this many is stopped (and says so in `meta["stopped"]`).
-        max_text: tokens, tags included, after which a text is brought to its end. Others' texts may not be longer.
+        max_text: tokens, tags included, after which a text is brought to its end.
+        max_external_text: most tokens, tags included, of a planner's plan or an inspector's text; a longer one ends the
+            row. There is room for as many, so it costs memory.
         single_pass: an image follows the prompt and ends it, for models that were never taught when to draw.
         think: a system text before the prompt that has the model write its thoughts before it draws, in a single pass
             (BAGEL). They stand between prompt and image, come back in `meta["thought"]`, and are hidden from the
@@ -64,6 +66,7 @@ class Sampling:
     temperature: float = 0.3
     max_images: int = 10
     max_text: int = 128
+    max_external_text: int = 256
     single_pass: bool = False
     think: str | None = None
     context: ImageContext = "both"
@@ -73,7 +76,7 @@ class Sampling:
         """Raises ValueError for numbers that no image can be drawn with, and for choices that there are not."""
         check_choices(self.context, self.history, sees=True)
         steps = [self.num_steps, self.evaluate_every, *([] if self.draft_steps is None else [self.draft_steps])]
-        if min(*steps, self.max_images, self.max_text) < 1:
+        if min(*steps, self.max_images, self.max_text, self.max_external_text) < 1:
             raise ValueError(f"num_steps, draft_steps, evaluate_every and the limits must be at least 1, got {self}")
         if self.draft_steps is not None and self.draft_steps > self.num_steps:
             raise ValueError(
@@ -140,6 +143,7 @@ class TrajectoryGenerator:
             vocabulary,
             temperature=sampling.temperature,
             max_text=sampling.max_text,
+            max_external_text=sampling.max_external_text,
             max_images=sampling.max_images,
             single_pass=sampling.single_pass,
             thinks=sampling.think is not None,
@@ -234,21 +238,24 @@ class TrajectoryGenerator:
 
     def _engine(self, rows: int, opening: int) -> Engine:
         """With room for what stands before the first image, and for the texts and images that come after that."""
-        limits = self.sampling
-        text, image = limits.max_text + MARGIN, image_tokens(self.model.config, *limits.image_size, limits.context)
+        limits, writer = self.sampling, self.writer
+        own, external = limits.max_text + MARGIN, limits.max_external_text + MARGIN
+        plan, inspection = external if writer.planner else own, external if writer.inspector else own
         if limits.single_pass:
-            plans = limits.max_images if self.writer.planner else int(limits.think is not None)
-            again = limits.max_images - 1 if self.writer.inspector else 0
-            aside, words, images = plans * text, again * text, again * image
-        else:  # a plan and an inspection of each image
-            aside, words, images = 0, limits.max_images * 2 * text, limits.max_images * image
+            before = limits.max_images * plan if writer.planner else own * (limits.think is not None)
+            read_back = limits.max_images - 1 if writer.inspector else 0
+            words = read_back * inspection
+        else:
+            before, read_back = 0, limits.max_images
+            words = read_back * (plan + inspection)
+        images = read_back * image_tokens(self.model.config, *limits.image_size, limits.context)
         return Engine(
             self.model,
             self.autoencoder,
             self.vocabulary.control,
             limits.guidance,
             rows=rows,
-            capacity=opening + aside + words + images,
+            capacity=opening + before + words + images,
             text_capacity=words,
             patches=self.grid[0] * self.grid[1],
             context=limits.context,

@@ -15,7 +15,7 @@ from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step
 from brushwork.tokens.vocabulary import Vocabulary
 
 MARGIN = 8
-"""Tokens that a text may have beyond `max_text`: it stands between bos and eos, and at its limit closes its tags."""
+"""Tokens that a text may have beyond its limit: it stands between bos and eos, and its tags are closed behind it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ class Writer:
 
     Args:
         vocabulary: the model's.
-        temperature, max_text, max_images, single_pass: see `generate.Sampling`.
+        temperature, max_text, max_external_text, max_images, single_pass: see `generate.Sampling`.
         thinks: the model writes a thought between prompt and image.
         forgets: a step stands behind the prompt and the last image alone.
         planner, inspector: see `generate.TrajectoryGenerator`.
@@ -101,6 +101,7 @@ class Writer:
         *,
         temperature: float,
         max_text: int,
+        max_external_text: int,
         max_images: int,
         single_pass: bool,
         thinks: bool = False,
@@ -108,8 +109,13 @@ class Writer:
         planner: Planner | None = None,
         inspector: Inspector | None = None,
     ) -> None:
-        self.vocabulary, self.temperature = vocabulary, temperature
-        self.max_text, self.max_images, self.single_pass, self.forgets = max_text, max_images, single_pass, forgets
+        self.vocabulary, self.temperature, self.single_pass, self.forgets = (
+            vocabulary,
+            temperature,
+            single_pass,
+            forgets,
+        )
+        self.max_text, self.max_external_text, self.max_images = max_text, max_external_text, max_images
         self.planner, self.inspector = planner, inspector
         self._table = transition_table(vocabulary, single_pass=single_pass, thinks=thinks)
         self._is_word = is_word(vocabulary)
@@ -270,8 +276,8 @@ class Writer:
         return self._within_limit(ids)
 
     def _within_limit(self, ids: list[int]) -> list[int]:
-        if len(ids) + 2 > self.max_text + MARGIN:
-            raise ValueError(f"a text of {len(ids)} tokens is longer than max_text={self.max_text} allows; raise it")
+        if len(ids) > self.max_external_text:
+            raise ValueError(f"{len(ids)} tokens exceed max_external_text={self.max_external_text}; raise it")
         return ids
 
 

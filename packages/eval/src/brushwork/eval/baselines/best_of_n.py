@@ -195,7 +195,7 @@ class Pruning:
     verifier: Verifier
     clear_threshold: float
     potential_threshold: float
-    assessed: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+    assessed: dict[int, list[dict[str, int | float]]] = field(default_factory=dict)
 
     def keep(self, rows: Sequence[int], images: Sequence[Image], step: int) -> list[bool]:
         """Which rows are not clear yet, have potential, or are the best that their prompt has left."""
@@ -259,7 +259,7 @@ def chosen(
     candidates: Sequence[Trajectory],
     seeds: Sequence[int],
     rewards: Sequence[float | None],
-    assessed: Sequence[Sequence[Mapping[str, float]]],
+    assessed: Sequence[Sequence[Mapping[str, int | float]]],
     seconds: float,
 ) -> Trajectory:
     """The best candidate of a prompt, with the cost of all and an account of each.
@@ -293,14 +293,14 @@ def _best(candidates: Sequence[Trajectory], rewards: Sequence[float | None]) -> 
     return next((number for number, candidate in enumerate(candidates) if _has_answer(candidate)), 0)
 
 
-def total_cost(candidates: Sequence[Trajectory], calls: int) -> dict[str, float]:
+def total_cost(candidates: Sequence[Trajectory], calls: int) -> dict[str, int | float]:
     """What candidates cost together, see `BestOfN`; peak memory does not add up, and seconds are not theirs alone.
 
     Args:
         candidates: all of a prompt.
         calls: pictures that the verifier was shown.
     """
-    total: dict[str, float] = {}
+    total: dict[str, int | float] = {}
     for candidate in candidates:
         cost = candidate.meta.get("cost", {})
         finished = cost.get("images", sum(1 for _ in candidate.drafts))

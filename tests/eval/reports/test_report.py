@@ -13,9 +13,9 @@ import pytest
 from brushwork.data.views import single_pass
 from brushwork.data.worlds.shapes import KINDS
 from brushwork.eval.benchmark import Scale
-from brushwork.eval.markdown import escaped
-from brushwork.eval.paper import GENEVAL, GENEVAL_NAMES, SAME_AS, WISE
-from brushwork.eval.report import report
+from brushwork.eval.reports.markdown import escaped
+from brushwork.eval.reports.paper import GENEVAL, GENEVAL_NAMES, SAME_AS, WISE
+from brushwork.eval.reports.report import report
 from brushwork.eval.scores import SCORES_FILE
 from brushwork.eval.verdicts import read_verdicts, write_verdicts
 

@@ -3,8 +3,17 @@
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from brushwork.eval.contact_sheet import BACKGROUND, EDGE, FAINT, FRAME_COLOURS, INK, draw_outcome, enlarged, wrapped
-from brushwork.eval.gallery import Frame, Strip
+from brushwork.eval.reports.contact_sheet import (
+    BACKGROUND,
+    EDGE,
+    FAINT,
+    FRAME_COLOURS,
+    INK,
+    draw_outcome,
+    enlarged,
+    wrapped,
+)
+from brushwork.eval.reports.gallery import Frame, Strip
 
 
 def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:

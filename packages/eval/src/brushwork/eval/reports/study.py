@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from brushwork.eval.budgets import as_trained, benchmark_of, inequalities
 from brushwork.eval.process import process_metrics
-from brushwork.eval.runs import Run, load_run
+from brushwork.eval.reports.budgets import as_trained, benchmark_of, inequalities
+from brushwork.eval.reports.runs import Run, load_run
 from brushwork.eval.statistics import (
     Interval,
     Spread,

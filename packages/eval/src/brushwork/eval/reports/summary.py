@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from brushwork.eval.cost import CostTerm, cost_summary, paper_cost
-from brushwork.eval.pairs import Pair, all_pairs, find
 from brushwork.eval.process import process_metrics
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.pairs import Pair, all_pairs, find
+from brushwork.eval.reports.runs import Run
+from brushwork.eval.reports.settings import arm_settings, asked, inequalities
 from brushwork.eval.scores import aggregate, kind_score
-from brushwork.eval.settings import arm_settings, asked, inequalities
 from brushwork.eval.statistics import Interval
 from brushwork.eval.verdicts import ScoredTrajectory
 

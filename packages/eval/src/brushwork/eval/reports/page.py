@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from brushwork.eval import charts
 from brushwork.eval.machine import command_line
-from brushwork.eval.plots import cost_charts, learning_curves, rounds_chart, score_forest, step_charts
-from brushwork.eval.process_tables import cost_table, inspection_table, settings_table, step_table
-from brushwork.eval.runs import Run
-from brushwork.eval.score_tables import baseline_table, column, pair_matrix, pair_table, score_table
-from brushwork.eval.summary import Summary
-from brushwork.eval.tables import Table
+from brushwork.eval.reports import charts
+from brushwork.eval.reports.plots import cost_charts, learning_curves, rounds_chart, score_forest, step_charts
+from brushwork.eval.reports.process_tables import cost_table, inspection_table, settings_table, step_table
+from brushwork.eval.reports.runs import Run
+from brushwork.eval.reports.score_tables import baseline_table, column, pair_matrix, pair_table, score_table
+from brushwork.eval.reports.summary import Summary
+from brushwork.eval.reports.tables import Table
 
 NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -10,10 +10,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from brushwork.eval.budgets import setting
-from brushwork.eval.report import report
+from brushwork.eval.reports.budgets import setting
+from brushwork.eval.reports.report import report
+from brushwork.eval.reports.study import STUDIES, Cell, read_study, verdict
 from brushwork.eval.statistics import Interval, paired_difference, wilson
-from brushwork.eval.study import STUDIES, Cell, read_study, verdict
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory, write_verdicts
 
 CONFIGS = Path(__file__).parents[2] / "configs"

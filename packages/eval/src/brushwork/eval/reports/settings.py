@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from brushwork.eval.budgets import benchmark_of
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.budgets import benchmark_of
+from brushwork.eval.reports.runs import Run
 
 STEPS = {"num_steps", "steps", "num_timesteps"}
 GUARDED = {"text_scale", "image_scale", "guidance", "guidance_scale", "image_size", "size"}

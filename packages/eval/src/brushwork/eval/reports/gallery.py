@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from brushwork.eval.process import refinements
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.runs import Run
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
 from brushwork.tokens.trajectory import Draft, Image, Plan, Trajectory
 

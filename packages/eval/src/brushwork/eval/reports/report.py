@@ -18,18 +18,18 @@ from PIL import Image as PillowImage
 from rich.console import Console
 from rich.text import Text
 
-from brushwork.eval.charts import standalone
-from brushwork.eval.contact_sheet import contact_sheet
-from brushwork.eval.dataset import dataset_context
-from brushwork.eval.filmstrip import filmstrip
-from brushwork.eval.gallery import choose_hero, choose_keys, group_cards, make_cards
 from brushwork.eval.machine import command_line
-from brushwork.eval.markdown import report_markdown
-from brushwork.eval.page import now, page_context, report_tables
-from brushwork.eval.runs import load_runs
-from brushwork.eval.study import read_study
-from brushwork.eval.study_table import explanations, study_context, study_json, study_table
-from brushwork.eval.summary import summarise, to_json
+from brushwork.eval.reports.charts import standalone
+from brushwork.eval.reports.contact_sheet import contact_sheet
+from brushwork.eval.reports.dataset import dataset_context
+from brushwork.eval.reports.filmstrip import filmstrip
+from brushwork.eval.reports.gallery import choose_hero, choose_keys, group_cards, make_cards
+from brushwork.eval.reports.markdown import report_markdown
+from brushwork.eval.reports.page import now, page_context, report_tables
+from brushwork.eval.reports.runs import load_runs
+from brushwork.eval.reports.study import read_study
+from brushwork.eval.reports.study_table import explanations, study_context, study_json, study_table
+from brushwork.eval.reports.summary import summarise, to_json
 from brushwork.eval.verdicts import write_text
 
 log = logging.getLogger(__name__)
@@ -68,9 +68,8 @@ def report(
         seed: of the gallery's choice and of the bootstrap.
         dataset: folder of shards that `lightning build` wrote. Where it is given, `out` gets `dataset.html` alone;
             runs, title, baseline and study are not looked at.
-        study: one of `brushwork.eval.study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to
-            stdout, and `out` gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked
-            at.
+        study: one of `study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to stdout, and `out`
+            gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked at.
 
     Returns:
         The path of `report.html`, `dataset.html` or `study.html`.
@@ -152,7 +151,7 @@ def report_study(name: str, runs: str | Path | Mapping[str, str | Path], folder:
 
 def render(context: Mapping[str, Any], name: str = "report") -> str:
     """The page of this name; every text is escaped, and a name that the template misspells is an error."""
-    templates = files("brushwork.eval").joinpath("templates")
+    templates = files("brushwork.eval.reports").joinpath("templates")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(templates.joinpath(f"{name}.html.j2").read_text(encoding="utf-8"))
     # Our own files, hence safe to embed as they are.
@@ -164,7 +163,7 @@ def render(context: Mapping[str, Any], name: str = "report") -> str:
 
 def style_sheet() -> str:
     """The style of all pages."""
-    return files("brushwork.eval").joinpath("templates", "report.css").read_text(encoding="utf-8").strip()
+    return files("brushwork.eval.reports").joinpath("templates", "report.css").read_text(encoding="utf-8").strip()
 
 
 def write_picture(picture: PillowImage.Image, path: Path) -> None:

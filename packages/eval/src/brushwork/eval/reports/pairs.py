@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from brushwork.eval.benchmark import Scale
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.runs import Run
 from brushwork.eval.scores import value_of
 from brushwork.eval.statistics import Interval, bootstrap_difference, paired_difference
 

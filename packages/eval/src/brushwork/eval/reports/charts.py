@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from brushwork.eval.runs import Curve
+from brushwork.eval.reports.runs import Curve
 from brushwork.eval.statistics import Interval
 
 NUM_ARM_STYLES = 8

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from brushwork.eval.runs import Run
-from brushwork.eval.settings import setting_rows
+from brushwork.eval.reports.runs import Run
+from brushwork.eval.reports.settings import setting_rows
+from brushwork.eval.reports.summary import ArmSummary, Summary
+from brushwork.eval.reports.tables import NONE, Cell, Table, TableRow, number, rate, words
 from brushwork.eval.statistics import Interval, wilson
-from brushwork.eval.summary import ArmSummary, Summary
-from brushwork.eval.tables import NONE, Cell, Table, TableRow, number, rate, words
 
 COSTS = {
     "images": ("images sampled", 2),

@@ -22,9 +22,9 @@ from brushwork.data.subsets.conflict_scene_graph import symbolic_conflicts
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
 from brushwork.data.tasks import Reject, Task, task_rng
-from brushwork.eval import charts, dataset, survey
-from brushwork.eval.dataset import binned
-from brushwork.eval.report import report
+from brushwork.eval.reports import charts, dataset, survey
+from brushwork.eval.reports.dataset import binned
+from brushwork.eval.reports.report import report
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 
 BAD = "<script>alert(1)</script>"
@@ -190,7 +190,7 @@ def test_no_text_becomes_markup_and_any_folder_of_shards_is_shown(tmp_path):
 
 
 def test_the_gallery_is_drawn_by_its_seed(built, tmp_path, monkeypatch):
-    monkeypatch.setattr("brushwork.eval.report.now", lambda: "today")
+    monkeypatch.setattr("brushwork.eval.reports.report.now", lambda: "today")
     first, again, other = (
         page_of(built["multi_turn"], tmp_path / name, seed=seed)[0]
         for name, seed in (("first", 3), ("again", 3), ("other", 4))

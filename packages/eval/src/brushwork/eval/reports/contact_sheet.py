@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from brushwork.eval.gallery import Card
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.gallery import Card
+from brushwork.eval.reports.runs import Run
 
 BACKGROUND, INK, FAINT, EDGE = (250, 249, 246), (34, 34, 38), (122, 122, 128), (222, 219, 210)
 FRAME_COLOURS = {"passed": (28, 128, 84), "failed": (196, 62, 40), "unjudged": (150, 150, 150)}

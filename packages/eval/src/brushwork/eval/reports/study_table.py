@@ -7,10 +7,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from brushwork.eval import charts
+from brushwork.eval.reports import charts
+from brushwork.eval.reports.study import COLUMNS, OVERALL, StudyResult
+from brushwork.eval.reports.summary import without_nan
 from brushwork.eval.statistics import Interval
-from brushwork.eval.study import COLUMNS, OVERALL, StudyResult
-from brushwork.eval.summary import without_nan
 
 
 def level(interval: Interval) -> str:

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from brushwork.eval.pairs import Pair, find
-from brushwork.eval.paper import (
+from brushwork.eval.reports.pairs import Pair, find
+from brushwork.eval.reports.paper import (
     GENEVAL,
     GENEVAL_NAMES,
     PROCESS_BASELINES,
@@ -13,9 +13,9 @@ from brushwork.eval.paper import (
     WISE,
     PaperRow,
 )
+from brushwork.eval.reports.summary import ArmSummary, Summary
+from brushwork.eval.reports.tables import NONE, Cell, Table, TableRow, number, rate, signed, words
 from brushwork.eval.statistics import Interval
-from brushwork.eval.summary import ArmSummary, Summary
-from brushwork.eval.tables import NONE, Cell, Table, TableRow, number, rate, signed, words
 
 
 def column(kind: str) -> str:

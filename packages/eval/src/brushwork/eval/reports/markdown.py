@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from brushwork.eval.tables import Cell, Table
+from brushwork.eval.reports.tables import Cell, Table
 
 
 def report_markdown(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import dedent
 
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.runs import Run
 
 AS_TRAINED = {"context": "both", "history": "full"}
 """What sampling must share with training, `segmenter` there and `sampler.sampling` here, with the usual choice."""

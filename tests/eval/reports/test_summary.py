@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from brushwork.eval.benchmark import Scale
-from brushwork.eval.markdown import escaped, report_markdown, table_markdown
-from brushwork.eval.page import report_tables
-from brushwork.eval.pairs import compare, find, sign_test
-from brushwork.eval.paper import GENEVAL_NAMES, WISE
-from brushwork.eval.runs import Run
+from brushwork.eval.reports.markdown import escaped, report_markdown, table_markdown
+from brushwork.eval.reports.page import report_tables
+from brushwork.eval.reports.pairs import compare, find, sign_test
+from brushwork.eval.reports.paper import GENEVAL_NAMES, WISE
+from brushwork.eval.reports.runs import Run
+from brushwork.eval.reports.settings import inequalities
+from brushwork.eval.reports.summary import summarise, to_json
+from brushwork.eval.reports.tables import Cell, Table, TableRow
 from brushwork.eval.scores import aggregate, scores_json
-from brushwork.eval.settings import inequalities
-from brushwork.eval.summary import summarise, to_json
-from brushwork.eval.tables import Cell, Table, TableRow
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
 
 GENEVAL = Scale(kinds=tuple(GENEVAL_NAMES))

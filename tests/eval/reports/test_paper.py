@@ -2,8 +2,8 @@
 
 import pytest
 
-from brushwork.eval.paper import GENEVAL, GENEVAL_NAMES, PROCESS_BASELINES, SAME_AS, WISE
-from brushwork.eval.study import STUDIES
+from brushwork.eval.reports.paper import GENEVAL, GENEVAL_NAMES, PROCESS_BASELINES, SAME_AS, WISE
+from brushwork.eval.reports.study import STUDIES
 
 WISE_WEIGHTS = {"culture": 0.4, "time": 0.167, "space": 0.133, "biology": 0.1, "physics": 0.1, "chemistry": 0.1}
 

@@ -10,9 +10,9 @@ import numpy as np
 from markupsafe import Markup
 
 from brushwork.data.manifest import statistics_table
-from brushwork.eval import charts
-from brushwork.eval.gallery import data_uri
-from brushwork.eval.survey import (
+from brushwork.eval.reports import charts
+from brushwork.eval.reports.gallery import data_uri
+from brushwork.eval.reports.survey import (
     NUM_EXAMPLES,
     Survey,
     class_of,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 
 from brushwork.eval.benchmark import Scale
-from brushwork.eval.runs import load_runs, read_curves
+from brushwork.eval.reports.runs import load_runs, read_curves
 from brushwork.eval.scores import SCORES_FILE
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from brushwork.eval.charts import (
+from brushwork.eval.reports.charts import (
     NUM_ARM_STYLES,
     Axis,
     joined,

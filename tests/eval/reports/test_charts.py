@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brushwork.eval.charts import (
+from brushwork.eval.reports.charts import (
     Axis,
     Series,
     forest,
@@ -20,8 +20,8 @@ from brushwork.eval.charts import (
     ticks,
     ticks_logarithmic,
 )
-from brushwork.eval.interval_chart import IntervalSeries, interval_chart
-from brushwork.eval.runs import Curve
+from brushwork.eval.reports.interval_chart import IntervalSeries, interval_chart
+from brushwork.eval.reports.runs import Curve
 from brushwork.eval.statistics import Interval, wilson
 
 UNKNOWN = Interval(estimate=math.nan, low=0.0, high=1.0, num=0)

@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup
 
-from brushwork.eval import charts
-from brushwork.eval.interval_chart import IntervalSeries, interval_chart
-from brushwork.eval.paper import PROCESS_BASELINES
-from brushwork.eval.process_tables import agreement, by_step
-from brushwork.eval.runs import Run
-from brushwork.eval.score_tables import column, is_geneval
+from brushwork.eval.reports import charts
+from brushwork.eval.reports.interval_chart import IntervalSeries, interval_chart
+from brushwork.eval.reports.paper import PROCESS_BASELINES
+from brushwork.eval.reports.process_tables import agreement, by_step
+from brushwork.eval.reports.runs import Run
+from brushwork.eval.reports.score_tables import column, is_geneval
+from brushwork.eval.reports.summary import ArmSummary, Summary
+from brushwork.eval.reports.tables import words
 from brushwork.eval.statistics import Interval
-from brushwork.eval.summary import ArmSummary, Summary
-from brushwork.eval.tables import words
 
 
 def score_forest(summary: Summary) -> Markup:

@@ -9,10 +9,10 @@ import PIL.Image
 import pytest
 
 from brushwork.data.views import single_pass, text_plan
-from brushwork.eval.contact_sheet import contact_sheet
-from brushwork.eval.filmstrip import filmstrip
-from brushwork.eval.gallery import choose_hero, choose_keys, data_uri, group_cards, make_cards
-from brushwork.eval.runs import load_runs
+from brushwork.eval.reports.contact_sheet import contact_sheet
+from brushwork.eval.reports.filmstrip import filmstrip
+from brushwork.eval.reports.gallery import choose_hero, choose_keys, data_uri, group_cards, make_cards
+from brushwork.eval.reports.runs import load_runs
 
 
 @pytest.fixture
