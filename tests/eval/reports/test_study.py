@@ -16,7 +16,7 @@ from brushwork.eval.reports.study import STUDIES, Cell, read_study, verdict
 from brushwork.eval.statistics import Interval, paired_difference, wilson
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory, write_verdicts
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 FIT = {
     "model": {"_target_": "some.model", "hidden_size": 128},
     "trainer": {"_target_": "some.trainer", "max_steps": 100, "max_time": None},

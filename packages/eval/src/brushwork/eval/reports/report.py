@@ -68,8 +68,8 @@ def report(
         seed: of the gallery's choice and of the bootstrap.
         dataset: folder of shards that `lightning build` wrote. Where it is given, `out` gets `dataset.html` alone;
             runs, title, baseline and study are not looked at.
-        study: one of `study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to stdout, and `out`
-            gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked at.
+        study: one of `study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to stdout, and
+            `out` gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked at.
 
     Returns:
         The path of `report.html`, `dataset.html` or `study.html`.
