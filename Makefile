@@ -64,7 +64,8 @@ DRAW := benchmark.prompts_per_kind=$$(( $(PROMPTS) / 6 ))
 # Strategies train nothing: they draw with an arm's model, two candidates costing about what the process does.
 DRAWS_oracle_planner := sampler=oracle_planner sampler.folder=$(DEMO)/process/model
 DRAWS_oracle_inspector := sampler=oracle_inspector sampler.folder=$(DEMO)/process/model
-DRAWS_best_of_2 := sampler=best_of_n sampler.num_candidates=2 sampler.sampler.folder=$(DEMO)/single_pass/model
+DRAWS_best_of_2 := sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=2 sampler.assess_at=[] \
+  sampler.sampler.folder=$(DEMO)/single_pass/model
 
 demo: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 $(DEMO)/report/report.html

@@ -48,3 +48,13 @@ def test_what_cannot_be_read_is_counted(tmp_path, caplog, run_folder, trajectori
     out = export(folder, tmp_path / "official")
     assert len(list(out.glob("*.png"))) == len(trajectories) - 1
     assert "1 of 12 prompts have no picture (1 damaged" in caplog.text
+
+
+def test_pictures_of_an_earlier_export_are_pointed_out(tmp_path, caplog, trajectories, replay, benchmark_of):
+    out = tmp_path / "official"
+    predict(replay(trajectories), tmp_path, benchmark_of(trajectories[:3]))
+    export(tmp_path / "predictions", out, drafts=True)
+    assert "besides" not in caplog.text
+    predict(replay(trajectories), tmp_path, benchmark_of(trajectories[:2]), overwrite=True)
+    export(tmp_path / "predictions", out)
+    assert f"{out} holds 1 pictures besides, such as {out / '002.png'}" in caplog.text

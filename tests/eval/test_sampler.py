@@ -171,3 +171,32 @@ def test_two_processes_draw_what_one_draws(tmp_path):
     assert len(one) == len(two) == 12
     for single, shared in zip(one, two, strict=True):
         assert single.key == shared.key and (single.final_image == shared.final_image).all()
+
+
+def test_a_prompt_with_another_separator_of_lines_is_set_aside_like_any(tmp_path, trajectories):
+    folder = predict(Picky(trajectories[0]), tmp_path, prompts=["a", "b\u2028<ins>"])
+    assert [row["prompt"] for row in read_rejected(folder)] == ["b\u2028<ins>"]
+
+
+def test_a_refusal_that_is_not_repeated_is_forgotten(tmp_path, trajectories):
+    """Refusals are written before the shard: killed in between, the batch is drawn again."""
+    folder = predict(Picky(trajectories[0]), tmp_path, prompts=["a", "b <ins>"])
+    for path in folder.glob("predictions-*"):
+        path.unlink()
+    tame = Picky(trajectories[0])
+    tame.fingerprint = "Picky"
+    tame.__class__ = type("Tame", (Picky,), {"__call__": lambda self, prompts, seeds: [self.trajectory] * len(prompts)})
+    assert not read_rejected(predict(tame, tmp_path, prompts=["a", "b <ins>"]))
+
+
+def test_another_request_is_refused_before_other_processes_start(tmp_path, trajectories, replay, benchmark):
+    predict(replay(trajectories), tmp_path, benchmark)
+    with pytest.raises(ValueError, match="differ in sampler"):
+        predict(replay(trajectories, "other"), tmp_path, benchmark, devices=2, accelerator="no such thing")
+
+
+def test_a_damaged_record_is_named(tmp_path, sampler, benchmark):
+    folder = predict(sampler, tmp_path, benchmark)
+    (folder / "samples.json").write_text('{"format": 1, "samp')
+    with pytest.raises(ValueError, match=r"samples\.json is damaged"):
+        predict(sampler, tmp_path, benchmark)

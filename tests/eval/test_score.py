@@ -2,24 +2,25 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from brushwork.critic.scene import SceneGraph
 from brushwork.critic.verdict import JudgeFailure, Verdict
 from brushwork.data.shards import write_shard
 from brushwork.eval.baselines.renderer import RendererSampler
-from brushwork.eval.benchmark import BenchmarkPrompt, Scale
+from brushwork.eval.benchmark import BenchmarkPrompt, PromptExaminer, Scale
 from brushwork.eval.benchmarks.shapes import ShapesBenchmark
 from brushwork.eval.process_judges import ProcessJudges
 from brushwork.eval.sampler import predict
-from brushwork.eval.score import score
+from brushwork.eval.score import NO_PROCESS, Judging, judge_all, score
 from brushwork.eval.scores import Scores, aggregate, read_scale, read_scores
 from brushwork.eval.verdicts import ScoredTrajectory, VerdictLog, read_verdicts
-from brushwork.tokens.trajectory import Image, Plan, Step
+from brushwork.tokens.trajectory import Image, Plan, Step, Trajectory
 
 
 def scored(rows: list[ScoredTrajectory]) -> Scores:
@@ -209,3 +210,38 @@ def test_drafts_may_be_left_to_the_process_judges(tmp_path, trajectories, replay
     assert len(judge.asked) == len(trajectories) < sum(row.rounds for row in rows)
     assert all(draft.shows_plan is not None for row in rows for draft in row.drafts)
     assert all(draft.satisfies_prompt is None for row in rows for draft in row.drafts[:-1])
+
+
+def test_after_failures_only_these_are_asked_again(tmp_path, recorded):
+    folder, judge = recorded(1.0, None, 0.2), Clauses()
+    score(folder, judge, tmp_path, judge_drafts=False)
+    judge.asked.clear()
+    rows = read_verdicts(score(folder, judge, tmp_path, judge_drafts=False))
+    assert judge.asked == ["001"] and [row.score for row in rows] == [1.0, None, 0.2]
+
+
+def test_the_same_question_is_known_in_another_process(tmp_path, recorded):
+    """Where functions lie at other addresses."""
+    folder, judge = recorded(1.0, None, 0.2), Clauses()
+    for _ in range(2):
+        process = ProcessJudges(detect=lambda image: SceneGraph(objects=()))
+        judge.asked.clear()
+        score(folder, judge, tmp_path, process=process, judge_drafts=False)
+    assert judge.asked == ["001"]
+
+
+def test_few_pictures_are_held_at_a_time(recorded, trajectories):
+    read = []
+
+    def samples() -> Iterator[Trajectory]:
+        for number in range(50):
+            read.append(number)
+            yield replace(trajectories[0], key=str(number))
+
+    judging = Judging(
+        PromptExaminer(judge=lambda *_: Verdict(passed=True, score=1, reason="", judge="j")), NO_PROCESS, True, {}
+    )
+    with VerdictLog(recorded(1.0, 1.0, 1.0) / "verdicts.jsonl", "q") as log:
+        rows = judge_all(samples(), 50, judging, log, num_workers=2)
+        assert next(rows).key == "0" and len(read) <= 5
+        assert [row.key for row in rows] == [str(number) for number in range(1, 50)]

@@ -71,3 +71,15 @@ def test_the_scale_comes_back_and_nan_is_null():
 
 def test_an_older_run_has_no_scores(tmp_path):
     assert read_scores(tmp_path) == {}
+
+
+def test_a_complete_scale_gives_no_overall_where_a_kind_was_not_asked():
+    scale = Scale(measure="score", kinds=("a", "b"), overalls={"equal": {}}, complete=True)
+    assert math.isnan(aggregate([row("a", 0.5)], scale).overalls["equal"].estimate)
+
+
+def test_damaged_scores_are_named(tmp_path):
+    for text in ("{", "[]"):
+        (tmp_path / "scores.json").write_text(text)
+        with pytest.raises(ValueError, match=r"scores\.json.*score the predictions again"):
+            read_scores(tmp_path)

@@ -186,3 +186,11 @@ def test_the_bootstrap_weighs_kinds_and_knows_when_it_knows_nothing():
     nothing, unknown = bootstrap_difference({"a": []})
     assert math.isnan(nothing.estimate) and math.isnan(unknown)
     assert bootstrap_difference({"a": [(1.0, 1.0)] * 3})[1] == 0.5, "a tie counts half"
+
+
+def test_marks_out_of_their_range_keep_the_limits_on_their_sides():
+    """WISE's scripts take a 9 for a mark."""
+    mean = mean_score([4.5, 4.5])
+    assert mean.low <= mean.estimate == 4.5 <= mean.high
+    overall = weighted_mean({"a": mean, "b": mean_score([0.5])})
+    assert overall.low <= overall.estimate == 2.5 <= overall.high

@@ -186,3 +186,14 @@ def test_damage_of_any_kind_is_a_value_error():
 def test_formats_that_run_programs_are_not_opened():
     with pytest.raises(ValueError, match="no picture"):
         decode_picture(file_of(PIL.Image.fromarray(NOISE), "EPS"))
+
+
+def test_pictures_that_have_changed_are_not_taken_for_those_judged_before(sampler, tmp_path, benchmark):
+    put(tmp_path / "drawn" / "p0.png")
+    predict(sampler, tmp_path / "run", benchmark=benchmark())
+    predict(sampler, tmp_path / "run", benchmark=benchmark())  # the same: nothing to do
+    put(tmp_path / "drawn" / "p1.png")
+    with pytest.raises(ValueError, match=r"differ in sampler.*overwrite=true"):
+        predict(sampler, tmp_path / "run", benchmark=benchmark())
+    folder = predict(sampler, tmp_path / "run", benchmark=benchmark(), overwrite=True)
+    assert [row["key"] for row in read_rejected(folder)] == ["p2"]

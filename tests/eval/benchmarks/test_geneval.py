@@ -185,6 +185,19 @@ def test_other_wrong_folders_are_told(tmp_path):
         GenEval(folder=str(tmp_path)).prompts()
 
 
+def test_a_folder_tells_which_prompt_set_lies_in_it(tmp_path):
+    for name in ("long", "short"):
+        sample = GenEval(prompt_set=name).prompts()[0]
+        place = tmp_path / name / sample.file
+        place.parent.mkdir(parents=True)
+        PIL.Image.fromarray(IMAGE).save(place)
+        metadata = place.parents[1] / "metadata.jsonl"
+        metadata.write_text(json.dumps(dict(sample.record)))
+        assert GenEval(folder=str(tmp_path / name)).describe()["prompt_set"] == name
+    metadata.write_text(json.dumps(DOG))
+    assert GenEval(folder=str(tmp_path / "short")).describe()["prompt_set"] == "the folder's own"
+
+
 def test_keys_are_distinct_and_safe():
     files = ["7/samples/0.png", "007/samples/00.png", "7/samples/1.png.part", "7/samples/1.png.png", "٣/samples/1.png"]
     assert keys_of(files) == ["00007-00000", "00007-00000_2", "00007-1_png_part", "00007-1_png", "0000_-00001"]
@@ -241,7 +254,7 @@ def test_colors_are_asked_only_where_they_decide():
 def test_a_sample_of_another_benchmark_is_refused():
     sees = Sees()
     sample = BenchmarkPrompt(key="0", prompt="a dog", kind="free", seed=0)
-    with pytest.raises(ValueError, match="no GenEval metadata"):
+    with pytest.raises(ValueError, match=r"no clauses.*benchmark=geneval.*judge=llm"):
         GenEvalExaminer(detector=sees, colors=sees).examine(sample, IMAGE)
 
 

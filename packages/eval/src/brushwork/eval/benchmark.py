@@ -54,8 +54,8 @@ class Scale:
         overalls: name of each overall score → weight of each kind; no weights at all: every kind that was judged counts
             alike. The first is the headline.
         unit: what an interval speaks of: single rows, or prompts, where a prompt has several pictures.
-        complete: an overall score exists only where every prompt was judged (WISE's rule); the mean of what was judged
-            is told apart.
+        complete: an overall score exists only where every prompt was judged, and some of each kind (WISE's rule); the
+            mean of what was judged is told apart.
     """
 
     measure: Literal["passed", "score"] = "passed"

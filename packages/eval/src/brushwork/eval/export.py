@@ -40,7 +40,8 @@ def export(predictions: str | Path, out: str | Path, drafts: bool = False) -> Pa
     folder, target = Path(predictions), Path(out)
     prompts = {sample["key"]: prompt_of(sample) for sample in read_samples(folder).get("samples", [])}
     shards = ShardFolder(folder, PREDICTIONS_FOLDER)
-    written = unreadable = empty = 0
+    written: set[Path] = set()
+    unreadable = empty = 0
     for index in range(len(shards)):
         sample = shards[index]
         if isinstance(sample, Rejected):
@@ -51,17 +52,18 @@ def export(predictions: str | Path, out: str | Path, drafts: bool = False) -> Pa
             empty += 1
             continue
         prompt = prompts.get(sample.key)
-        write_png(images[-1], target / official_file(sample.key, prompt))
+        place = target / official_file(sample.key, prompt)
+        write_png(images[-1], place)
+        written.add(place)
         if prompt is not None and prompt.file and "include" in prompt.record:
             write_text(target / Path(prompt.file).parts[0] / "metadata.jsonl", json.dumps(dict(prompt.record)) + "\n")
         for number, image in enumerate(images[:-1] if drafts else ()):
             write_png(image, target / DRAFTS_FOLDER / f"{sample.key}-{number:02d}.png")
-        written += 1
     if not written:
         raise ValueError(
             f"{folder} holds no picture that can be read ({unreadable} damaged, {empty} without a picture)"
         )
-    missing = max(0, len(prompts) - written)
+    missing = max(0, len(prompts) - len(written))
     if missing:
         log.warning(
             "%d of %d prompts have no picture (%d damaged, %d drawn without one): official scripts do not notice",
@@ -70,7 +72,13 @@ def export(predictions: str | Path, out: str | Path, drafts: bool = False) -> Pa
             unreadable,
             empty,
         )
-    log.info("%d pictures are in %s", written, target)
+    found = (path for path in target.rglob("*.png") if DRAFTS_FOLDER not in path.relative_to(target).parts)
+    if older := sorted(set(found) - written):
+        log.warning(
+            "%s holds %d pictures besides, such as %s, which official scripts score too; export into an empty folder",
+            target, len(older), older[0],
+        )  # fmt: skip
+    log.info("%d pictures are in %s", len(written), target)
     return target
 
 

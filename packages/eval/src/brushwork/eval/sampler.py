@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from brushwork.data.shards import shard_path, write_shard
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
 from brushwork.eval.machine import command_line, machine, peak_memory
-from brushwork.eval.verdicts import write_text
+from brushwork.eval.verdicts import json_lines, read_record, write_text
 from brushwork.tokens.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,10 @@ def predict(
         "samples": [asdict(sample) for sample in samples],
     }
     about = {"benchmark": told_by(None if prompts else benchmark), "settings": told_by(sampler)}
+    check_folder(folder, request, overwrite)  # before other processes are started
     ranks = Ranks.launch(devices, num_nodes, accelerator)
     if ranks.rank == 0:
-        prepare_folder(folder, request, about, overwrite)
+        prepare_folder(folder, request, about)
     ranks.wait()
     batches = [
         Batch(folder=folder, number=number, samples=samples[start : start + batch_size])
@@ -145,6 +146,8 @@ class Batch:
         """Put what came of the prompts on disk."""
         if refused:
             write_text(self.refusals, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused))
+        else:  # killed before its shard was written, the batch may have been refused another time
+            self.refusals.unlink(missing_ok=True)
         if trajectories:
             write_shard(trajectories, self.shard)
 
@@ -172,7 +175,8 @@ class Ranks:
         from lightning.fabric.strategies import DDPStrategy
 
         # Batches take unequally long, and nobody is lost who waits for the last one.
-        strategy = DDPStrategy(timeout=timedelta(days=7))
+        # They only wait for each other, which needs no GPU; with gloo they also notice one that has died.
+        strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=7))
         fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()
         return cls(rank=fabric.global_rank, number=fabric.world_size, wait=fabric.barrier)
@@ -211,22 +215,30 @@ def requested_samples(benchmark: Benchmark | None, prompts: Sequence[str] | None
     return samples
 
 
-def prepare_folder(folder: Path, request: dict[str, Any], about: dict[str, Any], overwrite: bool) -> None:
-    """Record the request, and about whom, or see that the folder holds the beginnings of this very request.
+def check_folder(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
+    """See that the folder holds nothing, or the beginnings of this very request, or what may be thrown away.
 
     Raises:
         ValueError: it holds predictions of another request.
     """
+    changed = [] if overwrite else differences(folder, request)
+    if changed:
+        raise ValueError(
+            f"{folder} holds predictions that differ in {', '.join(changed)}; "
+            "choose another `out`, or say overwrite=true to throw them away"
+        )
+
+
+def differences(folder: Path, request: dict[str, Any]) -> list[str]:
+    """In what the predictions in a folder differ from a request; nothing where there are none."""
     stored = read_samples(folder)
-    if stored:
-        changed = [name for name, value in request.items() if stored.get(name) != value]
-        if not changed:
-            return
-        if not overwrite:
-            raise ValueError(
-                f"{folder} holds predictions that differ in {', '.join(changed)}; "
-                "choose another `out`, or say overwrite=true to throw them away"
-            )
+    return [name for name, value in request.items() if stored and stored.get(name) != value]
+
+
+def prepare_folder(folder: Path, request: dict[str, Any], about: dict[str, Any]) -> None:
+    """Record the request, and about whom, unless the folder holds the beginnings of this very request."""
+    if read_samples(folder) and not differences(folder, request):
+        return
     for pattern in (f"{PREDICTIONS_FOLDER}-*", REJECTED_FILES):
         for path in folder.glob(pattern):
             path.unlink()
@@ -235,9 +247,12 @@ def prepare_folder(folder: Path, request: dict[str, Any], about: dict[str, Any],
 
 
 def read_samples(folder: Path) -> dict[str, Any]:
-    """What was asked of the sampler, as `predict` recorded it; empty where the folder came about in another way."""
-    path = folder / SAMPLES_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """What was asked of the sampler, as `predict` recorded it; empty where the folder came about in another way.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    return read_record(folder / SAMPLES_FILE, "draw the predictions again, into another folder")
 
 
 def prompt_of(sample: Mapping[str, Any]) -> BenchmarkPrompt:
@@ -253,7 +268,7 @@ def read_rejected(folder: Path) -> list[dict[str, str]]:
 
 def read_lines(path: Path) -> list[dict[str, str]]:
     """Rows of a file with one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in json_lines(path)]
 
 
 def told_by(part: Any) -> dict[str, Any]:

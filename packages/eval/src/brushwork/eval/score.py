@@ -4,10 +4,11 @@ import hashlib
 import json
 import logging
 import math
+import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from brushwork.tokens.trajectory import Trajectory
 log = logging.getLogger(__name__)
 
 NO_PROCESS = ProcessJudges()
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Of a function in memory, another in each process."""
 
 
 def score(
@@ -49,8 +52,8 @@ def score(
 
     Writes `verdicts.jsonl`, a row a prediction in the order of the shards, and `scores.json`, the scores and whose they
     are: benchmark, prompt set, judge, sampler, seeds, machine, command. Each appears whole or not at all. An examiner
-    that knows its benchmark's official files writes them, too. Started again after an interruption it goes on with what
-    is missing and with what failed.
+    that knows its benchmark's official files writes them, too. Started again after an interruption, or after a judge
+    has failed on some, it goes on with what is missing and with what failed.
 
     Args:
         predictions: the folder of shards that `predict` wrote.
@@ -82,7 +85,7 @@ def score(
     check_benchmark(benchmark, prompts.values(), folder)
     examiner = judge if isinstance(judge, Examiner) else PromptExaminer(judge=judge)
     about = provenance(asked, examiner, benchmark)
-    question = {"about": about, "process": str(process), "judge_drafts": judge_drafts}
+    question = {"about": about, "process": ADDRESS.sub("", str(process)), "judge_drafts": judge_drafts}
     question["pictures"] = [[path.name, path.stat().st_size] for path in shards.shards]
     path = Path(out) / VERDICTS_FILE
     with VerdictLog(path, hashlib.sha256(json.dumps(question, default=str).encode()).hexdigest()) as done:
@@ -198,11 +201,19 @@ def judge_all(
                 yield row(sample)
                 progress.advance(task)
             return
+        waiting: deque[Future[ScoredTrajectory]] = deque()
         with ThreadPoolExecutor(num_workers) as pool:
-            while waiting := list(islice(samples, 16 * num_workers)):  # a few at a time: they hold pictures
-                for judged in pool.map(row, waiting):
-                    yield judged
+            try:
+                for sample in samples:
+                    waiting.append(pool.submit(row, sample))
+                    while len(waiting) > 2 * num_workers:  # no more than that: they hold pictures
+                        yield waiting.popleft().result()
+                        progress.advance(task)
+                while waiting:
+                    yield waiting.popleft().result()
                     progress.advance(task)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # after an error; what is being judged is still logged
 
 
 def implied_prompt(sample: Trajectory) -> BenchmarkPrompt:

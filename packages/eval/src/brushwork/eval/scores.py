@@ -1,6 +1,5 @@
 """Verdicts → scores on a benchmark's scale, with intervals; and `scores.json`, which says whose scores they are."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from brushwork.eval.benchmark import Scale
 from brushwork.eval.statistics import Interval, mean_score, weighted_mean, wilson
-from brushwork.eval.verdicts import ScoredTrajectory
+from brushwork.eval.verdicts import ScoredTrajectory, read_record
 
 SCORES_FILE = "scores.json"
 
@@ -50,7 +49,7 @@ def aggregate(
     counted = [row for row in rows if row.kind in inside]
     num_judged = sum(value_of(row, scale) is not None for row in rows)
     # A row without a weight, as of free prompts, takes no part in a weighted mean.
-    held_back = scale.complete and num_judged < asked
+    held_back = scale.complete and (num_judged < asked or any(kind not in inside for kind in scale.kinds))
     return Scores(
         kinds=kinds,
         overalls={
@@ -104,9 +103,12 @@ def scores_json(scores: Scores, scale: Scale) -> dict[str, Any]:
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
-    """What `lightning test` wrote beside the verdicts; empty where there is nothing, as in older runs."""
-    path = folder / SCORES_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What `lightning test` wrote beside the verdicts; empty where there is nothing, as in older runs.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return read_record(folder / SCORES_FILE, "score the predictions again")
 
 
 def read_scale(scores: Mapping[str, Any]) -> Scale:

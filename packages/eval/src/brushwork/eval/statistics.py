@@ -111,7 +111,8 @@ def weighted_mean(kinds: Mapping[str, Interval], weights: Mapping[str, float] | 
     estimate = sum(share * kinds[kind].estimate for kind, share in shares.items()) / whole
     below = math.hypot(*(share * (kinds[kind].estimate - kinds[kind].low) for kind, share in shares.items())) / whole
     above = math.hypot(*(share * (kinds[kind].high - kinds[kind].estimate) for kind, share in shares.items())) / whole
-    return Interval(estimate=estimate, low=max(0.0, estimate - below), high=min(1.0, estimate + above), num=total)
+    low, high = min(estimate, max(0.0, estimate - below)), max(estimate, min(1.0, estimate + above))
+    return Interval(estimate=estimate, low=low, high=high, num=total)
 
 
 def mean_score(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -127,7 +128,9 @@ def mean_score(values: Sequence[float], confidence: float = 0.95) -> Interval:
     mean = sum(values) / len(values)
     moment = (sum(value * value for value in values) + 1) / adjusted
     half = normal_quantile(confidence) * math.sqrt((moment - ((sum(values) + 1) / adjusted) ** 2) / adjusted)
-    return Interval(estimate=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), num=len(values))
+    # A judge's marks may lie out of their range: a limit is never on the wrong side of the mean.
+    low, high = min(mean, max(0.0, mean - half)), max(mean, min(1.0, mean + half))
+    return Interval(estimate=mean, low=low, high=high, num=len(values))
 
 
 def paired_difference(

@@ -114,12 +114,18 @@ def read_verdicts(path: Path) -> list[ScoredTrajectory]:
     if not path.is_file():
         raise FileNotFoundError(f"no verdicts at {path}; `lightning test out={path.parent}` scores predictions")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(json_lines(path), start=1):
         try:
             rows.append(parse_row(line))
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}, line {number}: not a verdict ({error}); score the predictions again") from error
     return rows
+
+
+def json_lines(path: Path) -> list[str]:
+    """The lines of a file of JSON lines: texts within may hold other separators of lines, such as U+2028."""
+    text = path.read_bytes().decode(errors="replace")
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_row(line: str) -> ScoredTrajectory:
@@ -130,25 +136,42 @@ def parse_row(line: str) -> ScoredTrajectory:
     return ScoredTrajectory(**values)
 
 
+def read_record(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is no file.
+
+    Raises:
+        ValueError: it is none; the message ends in the remedy.
+    """
+    try:
+        record = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); expected what was written there: {remedy}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds {type(record).__name__}, expected an object; {remedy}")
+    return record
+
+
 class VerdictLog:
     """The rows of a scoring under way, beside the file that they will become, so that it can be interrupted.
 
     Its first line names the question; the log of another question is thrown away, as is a last line that was cut off.
-    Left without an error the log is removed.
+    Left without an error the log is removed, but for one in which something failed: scored again, only that is judged.
 
     Attributes:
         rows: key → row, those that have a verdict: what failed before is to be judged again.
+        failures: rows without a verdict that were added.
     """
 
     def __init__(self, path: Path, question: str) -> None:
         self.path = path.with_name(path.name + ".log")
         self.question = question
         self.rows: dict[str, ScoredTrajectory] = {}
+        self.failures = 0
         self._lock = threading.Lock()
 
     def __enter__(self) -> "VerdictLog":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        stored = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
+        stored = json_lines(self.path) if self.path.exists() else []
         for line in stored[1:] if stored[:1] == [self.question] else []:
             with contextlib.suppress(TypeError, KeyError, json.JSONDecodeError):  # cut off when the process was killed
                 row = parse_row(line)
@@ -163,10 +186,11 @@ class VerdictLog:
         with self._lock:
             self._file.write(to_line(row) + "\n")
             self._file.flush()
+            self.failures += row.failure is not None
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
-        if kind is None:
+        if kind is None and not self.failures:
             self.path.unlink()
 
 

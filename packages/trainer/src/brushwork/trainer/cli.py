@@ -26,6 +26,7 @@ VERBS = {
     "validate": ("trainer", "losses of a checkpoint on held-out shards"),
     "predict": ("eval", "draw trajectories for prompts"),
     "test": ("eval", "judge drawn trajectories, write verdicts"),
+    "verifier": ("eval", "teach a verifier for best of n what a judge says"),
     "export": ("eval", "write drawn pictures in a benchmark's official layout"),
     "report": ("eval", "compare judged runs on one HTML page"),
 }

@@ -1,5 +1,7 @@
 """Pictures in a folder as a sampler: whatever drew them elsewhere, they are judged like any other answer."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,8 +26,11 @@ class FolderSampler:
 
     @property
     def fingerprint(self) -> str:
-        """Name and folder; what the pictures show is not looked at."""
-        return f"folder {self.name} {self.folder}"
+        """Name, folder, and a digest of the pictures' names, sizes and dates: they may change between two runs."""
+        folder = Path(self.folder)
+        files = [(path, path.stat()) for path in sorted(folder.rglob("*.png*")) if path.is_file()]
+        listed = [(path.relative_to(folder).as_posix(), told.st_size, told.st_mtime_ns) for path, told in files]
+        return f"folder {self.name} {self.folder} {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}"
 
     def describe(self) -> dict[str, Any]:
         """For the result files."""

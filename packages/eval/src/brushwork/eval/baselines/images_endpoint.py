@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +194,7 @@ class _Session:
 
     def __init__(self, sampler: ImagesEndpointSampler):
         self.sampler = sampler
-        rate = Rate(sampler.requests_per_minute, Duration.MINUTE, burst=1)
-        self.limiter = Limiter(StateBucket([rate], algorithm=GCRA()), buffer_ms=0)
+        self.limiter = _limiter(sampler.requests_per_minute, sampler.base_url, sampler.model)
 
     @cached_property
     def client(self) -> openai.OpenAI:
@@ -281,6 +280,13 @@ class _Session:
         if len(data) > MAX_BYTES:
             raise EndpointError(f"the picture at {url[:60]} has more than {MAX_BYTES} bytes; it was not read")
         return data
+
+
+@cache
+def _limiter(requests_per_minute: int, base_url: str | None, model: str) -> Limiter:
+    """One a process and model of an endpoint: batch after batch keeps the pace."""
+    rate = Rate(requests_per_minute, Duration.MINUTE, burst=1)
+    return Limiter(StateBucket([rate], algorithm=GCRA()), buffer_ms=0)
 
 
 def _web() -> urllib.request.OpenerDirector:

@@ -16,7 +16,7 @@ import numpy as np
 from brushwork.critic.verdict import JudgeFailure, Verdict
 from brushwork.eval.benchmark import BenchmarkPrompt, Scale
 from brushwork.eval.benchmarks.geneval_folder import keys_of, walk, write_official
-from brushwork.eval.benchmarks.geneval_prompts import TAGS, object_names, parse_request, read_metadata
+from brushwork.eval.benchmarks.geneval_prompts import PROMPT_SETS, TAGS, object_names, parse_request, read_metadata
 from brushwork.eval.benchmarks.geneval_rules import OFFICIAL, Detection, Kept, Options, keep, shortcomings
 from brushwork.eval.verdicts import ScoredTrajectory
 from brushwork.tokens.trajectory import Image
@@ -97,8 +97,16 @@ class GenEval:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """The settings: scores of two prompt sets cannot be compared."""
-        return {"benchmark": "geneval", **asdict(self)}
+        """The settings: scores of two prompt sets cannot be compared. Of a folder it is told which set lies in it."""
+        there = {"prompt_set": self._set_found(Path(self.folder))} if self.folder is not None else {}
+        return {"benchmark": "geneval", **asdict(self), **there}
+
+    def _set_found(self, folder: Path) -> str:
+        found = {metadata["prompt"] for _, metadata in walk(folder)}
+        for name in dict.fromkeys((self.prompt_set, *PROMPT_SETS)):
+            if found <= {metadata["prompt"] for metadata in read_metadata(name)}:
+                return name
+        return "the folder's own"
 
 
 @runtime_checkable
@@ -164,6 +172,11 @@ class GenEvalExaminer:
             ValueError: the sample is none of GenEval's.
             ImportError, FileNotFoundError: a model cannot be loaded.
         """
+        if "tag" not in sample.record:
+            raise ValueError(
+                f"prompt {sample.key} has no clauses; expected one of GenEval: predict with benchmark=geneval, or "
+                "choose a judge of any prompt, such as judge=llm"
+            )
         request = parse_request(sample.record)
         kept = keep(self.detector(image), request.tag, self.options)
         wrong = shortcomings(request, kept, lambda name, objects: self.colors(name, image, objects), self.options)
