@@ -127,6 +127,7 @@ def test_a_style_stands_in_the_instructions(endpoint, chat, says):
     planner = LLMPlanner(chat=chat, style="add a red ring → a red ring")
     planner("a red ring", [])
     assert planner.name != LLMPlanner(chat=chat, style="add a ring").name, "another style gives other plans"
+    assert planner.name != LLMPlanner(chat=chat, style=planner.style, show=not planner.show).name
     assert "and no others:\nadd a red ring → a red ring\nThe user message is one <data> block" in asked(endpoint)[0]
     says(plan_check="fits", draft_check="fits", refine="")
     LLMInspector(chat=chat, style="the draft shows the plan")("a cat", PLANS, BLANK)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def sampler(trajectories, replay):
-    return replay(trajectories)
+    """Tells all costs itself: what would be measured differs from run to run."""
+    told = [{**one.meta, "cost": {**one.meta["cost"], "peak_memory_mib": 1.0}} for one in trajectories]
+    return replay([replace(one, meta=meta) for one, meta in zip(trajectories, told, strict=True)])
 
 
 @pytest.fixture
@@ -200,3 +203,13 @@ def test_a_damaged_record_is_named(tmp_path, sampler, benchmark):
     (folder / "samples.json").write_text('{"format": 1, "samp')
     with pytest.raises(ValueError, match=r"samples\.json is damaged"):
         predict(sampler, tmp_path, benchmark)
+
+
+def test_a_shard_that_was_cut_off_is_drawn_again(tmp_path, sampler, benchmark, caplog):
+    folder = predict(sampler, tmp_path, benchmark, batch_size=5)
+    whole = contents(folder)
+    for number, size in ((0, 4000), (2, 0)):
+        shard = folder / f"predictions-{number:05d}.tar"
+        shard.write_bytes(shard.read_bytes()[:size])
+    assert contents(predict(sampler, tmp_path, benchmark, batch_size=5)) == whole
+    assert "predictions-00002.tar holds 0 of 2; drawing them again" in caplog.text

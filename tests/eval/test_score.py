@@ -84,6 +84,14 @@ def test_no_image_is_the_samplers_failure(tmp_path, judge, trajectories):
     assert row.passed is False and row.reason == "no image was drawn" and row.rounds == 0
 
 
+def test_an_endpoint_out_of_reach_is_not_held_against_the_sampler(tmp_path, judge, trajectories):
+    lost = {"stopped": "planner: no connection", "unanswered": True}
+    cut_off = replace(trajectories[0], key="lost", steps=(), finished=False, meta={**trajectories[0].meta, **lost})
+    write_shard([cut_off], tmp_path / "predictions" / "predictions-00000.tar")
+    (row,) = read_verdicts(score(tmp_path / "predictions", judge, tmp_path))
+    assert row.passed is None and row.failure == "unanswered planner: no connection"
+
+
 def test_kinds_out_of_distribution_stay_out_of_the_overall(tmp_path, run_folder, trajectories):
     rows = read_verdicts(run_folder(tmp_path, trajectories) / "verdicts.jsonl")
     odd = replace(rows[0], kind="ood_five_objects", passed=False)
@@ -239,7 +247,7 @@ def test_few_pictures_are_held_at_a_time(recorded, trajectories):
             yield replace(trajectories[0], key=str(number))
 
     judging = Judging(
-        PromptExaminer(judge=lambda *_: Verdict(passed=True, score=1, reason="", judge="j")), NO_PROCESS, True, {}
+        PromptExaminer(judge=lambda *_: Verdict(passed=True, score=1.0, reason="", judge="j")), NO_PROCESS, True, {}
     )
     with VerdictLog(recorded(1.0, 1.0, 1.0) / "verdicts.jsonl", "q") as log:
         rows = judge_all(samples(), 50, judging, log, num_workers=2)

@@ -142,6 +142,15 @@ def test_a_single_pass_is_one_image_and_nothing_in_vain(model, vocabulary):
     assert cost["prefilled_tokens"] == 5
 
 
+def test_there_is_no_room_for_an_image_that_nobody_reads(model, vocabulary):
+    """At 1024 pixels it would take half a gigabyte a prompt."""
+    for count in (1, 3):
+        (row,) = make(model, vocabulary, max_images=count)._engine(1, opening=5).rows
+        start, stop = row.main.free
+        text, image = 6 + 8, 2 * 2 + 2
+        assert stop - start == 5 + text + (count - 1) * (2 * text + image)
+
+
 def test_evaluating_every_other_step(model, vocabulary):
     (trajectory,) = make(model, vocabulary, single_pass=True, evaluate_every=2)(["a red circle"], [0])
     assert trajectory.meta["cost"]["model_forwards"] == 1 + 4  # three at the start, then steps 5 of 4, 5, 6

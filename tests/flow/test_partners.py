@@ -174,7 +174,7 @@ def test_a_draft_that_others_leave_as_the_answer_is_drawn_again_in_full(model, v
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (NoAnswer(reason="the endpoint is down"), "planner: the endpoint is down"),
+        (NoAnswer(reason="the endpoint is down", transient=True), "planner: the endpoint is down"),
         (Plan(instruction="add a banana", description="a banana"), "'banana'"),
         (Plan(instruction="add <refine>", description="a"), "control token"),
         (Plan(instruction="add a red circle " * 9, description="a"), "exceed max_external_text=20"),
@@ -199,6 +199,7 @@ def test_a_planner_without_an_answer_ends_its_row_alone(model, vocabulary, answe
             continue
         expected = "end" if drawn and answer is None else reason
         assert expected in one.meta["stopped"]
+        assert one.meta.get("unanswered", False) == isinstance(answer, NoAnswer), "only an outage is told apart"
         assert plans(one) == PLANS[:drawn]
         assert one.finished is bool(drawn)
         assert one.meta["cost"]["external_calls"] == 2 * drawn + 1
@@ -206,7 +207,7 @@ def test_a_planner_without_an_answer_ends_its_row_alone(model, vocabulary, answe
 
 
 UNREADABLE = [
-    (NoAnswer(reason="the endpoint is down"), "inspector: the endpoint is down"),
+    (NoAnswer(reason="the endpoint is down", transient=True), "inspector: the endpoint is down"),
     (Inspection(draft_check="a", refine="add </ins>"), "control token"),
     (Inspection(draft_check="a", refine=" "), "expected words"),
     (Inspection(draft_check="a banana"), "'banana'"),
@@ -224,6 +225,19 @@ def test_an_inspector_without_an_answer_leaves_the_draft(model, vocabulary, answ
         assert trajectory.meta["stopped"].startswith("inspector: ") and reason in trajectory.meta["stopped"]
         assert trajectory.finished and trajectory.final_image.shape == (16, 16, 3)
         assert inspections(trajectory) == [None]
+        assert trajectory.meta.get("unanswered", False) == isinstance(answer, NoAnswer)
+
+
+@pytest.mark.parametrize("role", ["planner", "inspector"])
+@pytest.mark.parametrize("single_pass", [False, True])
+def test_what_a_partner_raises_is_told_at_once(model, vocabulary, role, single_pass):
+    """No key, another size of pictures: else every row would end there, and a whole run be drawn in vain."""
+
+    def raises(*asked):
+        raise ValueError("there is no key")
+
+    with pytest.raises(ValueError, match="there is no key"):
+        make(model, vocabulary, **{role: raises}, single_pass=single_pass)(PROMPTS, SEEDS)
 
 
 def test_a_partner_that_never_has_enough_is_stopped(model, vocabulary):

@@ -97,7 +97,7 @@ def test_help_names_verbs_and_groups_and_imports_nothing_heavy(tmp_path):
     ("command", "said"),
     [
         ("fti", "no verb 'fti'; nearest: 'fit'"),
-        ("draw", "no verb 'draw'; valid: build, fit, merge, plan, predict, report, test, validate"),
+        ("draw", "no verb 'draw'; valid: build, export, fit, merge, plan, predict, report, test, validate, verifier"),
         ("-m fit", "the verb comes first"),
         ("fit sede=2", "fit has no 'sede'; nearest: 'seed'"),
         ("fit trainer.max_step=2", "nearest: 'trainer.max_steps'"),
@@ -207,3 +207,27 @@ def paint(out, **_):
     assert done.returncode == 0, done.stderr
     assert "MEMBER: 2/2" in done.stderr
     assert files(studio / "painted") == {"paint.yaml", "paint.log", "train_ddp_process_1.log"}
+
+
+@pytest.mark.parametrize(
+    ("told", "chosen"),
+    [
+        ({}, []),
+        ({"LOCAL_RANK": "0"}, []),
+        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "1"}, [3]),
+        ({"SLURM_LOCALID": "2"}, [2]),
+    ],
+)
+def test_each_process_of_predict_loads_on_its_own_gpu(monkeypatch, told, chosen):
+    """A sampler is loaded before Lightning has met the other processes and chosen for them."""
+    import torch
+
+    seen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    cli.choose_gpu()
+    assert seen == chosen

@@ -194,7 +194,7 @@ def test_a_folder_tells_which_prompt_set_lies_in_it(tmp_path):
         metadata = place.parents[1] / "metadata.jsonl"
         metadata.write_text(json.dumps(dict(sample.record)))
         assert GenEval(folder=str(tmp_path / name)).describe()["prompt_set"] == name
-    metadata.write_text(json.dumps(DOG))
+    metadata.write_text(json.dumps({**DOG, "prompt": "my dog"}))
     assert GenEval(folder=str(tmp_path / "short")).describe()["prompt_set"] == "the folder's own"
 
 

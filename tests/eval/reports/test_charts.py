@@ -85,7 +85,7 @@ def test_long_curves_become_means_of_stretches():
 def test_the_paper_s_points_are_hollow_and_a_wide_range_is_logarithmic():
     chart = interval_chart("score", [*ARMS[:1], PAPER], "denoising steps")
     root = ElementTree.fromstring(chart)
-    assert [mark.get("class") for mark in root.iter("circle")] == ["mark arm-0", "mark arm-0", "hollow"]
+    assert [mark.get("class") for mark in root.iter("circle")] == ["hollow", "mark arm-0", "mark arm-0"], "ours on top"
     assert "denoising steps; logarithmic" in chart
     assert "hollow" not in interval_chart("score", ARMS[:1], "denoising steps")
 

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from brushwork.eval.benchmark import Scale
 from brushwork.eval.reports.markdown import escaped, report_markdown, table_markdown
-from brushwork.eval.reports.page import report_tables
+from brushwork.eval.reports.page import asked_of, lead, report_tables
 from brushwork.eval.reports.pairs import compare, find, sign_test
 from brushwork.eval.reports.paper import GENEVAL_NAMES, WISE
 from brushwork.eval.reports.runs import Run
@@ -251,3 +252,10 @@ def test_markdown_cannot_be_broken_by_what_it_holds():
     assert escaped("`rm` #1\n# no heading") == "\\`rm\\` \\#1 \\# no heading"
     page = report_markdown("T", "lead", ["look"], [table], [("a.png", "a picture")])
     assert page.startswith("# T\n\nlead\n\n> **look**") and page.endswith("![a picture](a.png)\n")
+
+
+def test_several_pictures_of_a_prompt_are_no_prompts_of_their_own():
+    rows = [answer(f"p{n}", "colors", True, prompt="a cat" if n < 4 else "a dog") for n in range(7)]
+    run = replace(arm("a", rows), rejected=[{"key": "p7", "prompt": "a hen", "kind": "colors"}])
+    assert lead(summarise([run])).startswith("geneval: 7 answers to 2 different prompts of six kinds, one arm")
+    assert asked_of("colors", [run]) == "colors 8 (3 different)"

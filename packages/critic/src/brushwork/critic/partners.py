@@ -125,7 +125,8 @@ class LLMPlanner:
     @property
     def name(self) -> str:
         """Name, version, model, and what else the plans depend on."""
-        return f"llm-planner/1:{self.chat.model}:{self.max_steps}{_digest(self.style)}"
+        sees = "" if self.show else ":blind"
+        return f"llm-planner/1:{self.chat.model}:{self.max_steps}{sees}{_digest(self.style)}"
 
     def __call__(self, prompt: str, steps: Sequence[Step]) -> Plan | NoAnswer | None:
         """The next plan, see `brushwork.tokens.roles.Planner`."""

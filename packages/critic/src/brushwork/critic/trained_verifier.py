@@ -1,7 +1,6 @@
 """A small verifier that learns what a judge will say: a few hundred thousand weights, a millisecond a picture.
 
-Words and picture patches go through one transformer, in front of them a token that says how far the picture is. It is
-made for small worlds, where training it takes minutes; for photographs take a judge (`JudgeVerifier`).
+It is made for small worlds, where training it takes minutes; for photographs take a judge (`JudgeVerifier`).
 Needs the extra `verifier` of brushwork-critic.
 """
 
@@ -18,7 +17,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate
+from torch.nn.functional import gelu, interpolate, relu
 
 from brushwork.critic.english import words
 from brushwork.critic.verifier import Assessment
@@ -38,10 +37,9 @@ class VerifierConfig:
         image_size: pixels a side; pictures of another size are brought to it by averaging or repeating pixels.
         patch_size: pixels a side of what becomes one token; divides `image_size`.
         channels: of the convolution over single pixels.
-        hidden_size: of a token, a multiple of `num_heads`.
-        num_layers, num_heads: of the transformer.
+        hidden_size: features of a word and of a patch.
+        num_blocks: in which the words steer how the patches are looked at.
         buckets: rows of the table of words. A word has two of them by its hash, so that no vocabulary is needed.
-        max_words: of a prompt; a longer one is refused, not cut.
         unfinished: it was trained on unfinished pictures, and can assess them.
     """
 
@@ -49,25 +47,23 @@ class VerifierConfig:
     patch_size: int = 8
     channels: int = 16
     hidden_size: int = 64
-    num_layers: int = 2
-    num_heads: int = 4
+    num_blocks: int = 3
     buckets: int = 1024
-    max_words: int = 32
     unfinished: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for sizes that do not fit each other."""
-        if min(self.patch_size, self.channels, self.num_layers, self.num_heads, self.buckets, self.max_words) < 1:
+        if min(self.image_size, self.patch_size, self.channels, self.hidden_size, self.num_blocks, self.buckets) < 1:
             raise ValueError(f"the sizes of a verifier must be at least 1, got {self}")
-        if self.image_size < 1 or self.image_size % self.patch_size or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}, "
-                f"hidden_size={self.hidden_size} one of num_heads={self.num_heads}"
-            )
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
 
 
 class VerifierNetwork(nn.Module):
     """Prompts and pictures to three logits: clear, potential, final.
+
+    The words are read in order by a recurrent network; what they say steers how the grid of patches is looked at, by
+    scale and shift of its features in each block (FiLM, arXiv:1709.07871).
 
     Args:
         config: its sizes.
@@ -75,19 +71,15 @@ class VerifierNetwork(nn.Module):
 
     def __init__(self, config: VerifierConfig) -> None:
         super().__init__()
-        self.config, size = config, config.hidden_size
-        patches = (config.image_size // config.patch_size) ** 2
+        self.config = config
+        size, grid, asked = config.hidden_size, config.image_size // config.patch_size, 2 * config.hidden_size + 1
         self.words = nn.Embedding(config.buckets, size)
-        self.word_positions = nn.Parameter(torch.randn(config.max_words, size) * 0.02)
+        self.reader = nn.GRU(size, 2 * size, batch_first=True)
         self.pixels = nn.Conv2d(3, config.channels, 3, padding=1)
         self.patches = nn.Conv2d(config.channels, size, config.patch_size, config.patch_size)
-        self.patch_positions = nn.Parameter(torch.randn(patches, size) * 0.02)
-        self.progress = nn.Linear(1, size)
-        layer = nn.TransformerEncoderLayer(
-            size, config.num_heads, 4 * size, dropout=0.0, activation=gelu, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, config.num_layers, nn.LayerNorm(size), enable_nested_tensor=False)
-        self.logits = nn.Linear(size, 3)
+        self.positions = nn.Parameter(torch.randn(size, grid, grid) * 0.02)
+        self.blocks = nn.ModuleList(_SteeredBlock(size, asked) for _ in range(config.num_blocks))
+        self.logits = nn.Sequential(nn.Linear(2 * size + asked, 2 * size), nn.GELU(), nn.Linear(2 * size, 3))
 
     def forward(
         self,
@@ -102,25 +94,40 @@ class VerifierNetwork(nn.Module):
             pictures: as `encode_picture` gives them.
             progress: share of the denoising steps taken; 1 for a finished picture.
         """
-        padding = texts[:, :, 0] < 0
-        said = self.words(texts.clamp(min=0)).sum(2) + self.word_positions[: texts.shape[1]]
-        seen = self.patches(gelu(self.pixels(pictures))).flatten(2).mT + self.patch_positions
-        tokens = torch.cat((self.progress(progress[:, None])[:, None], seen, said), dim=1)
-        padding = nn.functional.pad(padding, (1 + seen.shape[1], 0), value=False)
-        return self.logits(self.layers(tokens, src_key_padding_mask=padding)[:, 0])
+        last = (texts[:, :, 0] >= 0).sum(1) - 1
+        read, _ = self.reader(self.words(texts.clamp(min=0)).sum(2))
+        asked = torch.cat((read[torch.arange(len(read)), last], progress[:, None]), dim=1)
+        seen = gelu(self.patches(gelu(self.pixels(pictures)))) + self.positions  # (n, size, grid, grid)
+        for block in self.blocks:
+            seen = block(seen, asked)
+        return self.logits(torch.cat((seen.mean((2, 3)), seen.amax((2, 3)), asked), dim=1))
+
+
+class _SteeredBlock(nn.Module):
+    """A residual block whose features are scaled and shifted by what was asked."""
+
+    def __init__(self, size: int, asked: int) -> None:
+        super().__init__()
+        self.mix, self.look = nn.Conv2d(size, size, 1), nn.Conv2d(size, size, 3, padding=1)
+        self.norm = nn.GroupNorm(1, size, affine=False)
+        self.steer = nn.Linear(asked, 2 * size)
+
+    def forward(self, seen: Float[Tensor, "n size grid grid"], asked: Float[Tensor, "n asked"]) -> Tensor:
+        mixed = relu(self.mix(seen))
+        scale, shift = self.steer(asked)[:, :, None, None].chunk(2, dim=1)
+        return mixed + relu(self.norm(self.look(mixed)) * (1 + scale) + shift)
 
 
 def encode_texts(prompts: Sequence[str], config: VerifierConfig) -> Int[Tensor, "n words 2"]:
     """Two buckets a word, -1 behind the end of a shorter prompt.
 
     Raises:
-        ValueError: a prompt of more than `max_words` words.
+        ValueError: a prompt without words.
     """
     texts = [words(prompt) for prompt in prompts]
-    longest = max(map(len, texts), default=0)
-    if longest > config.max_words:
-        raise ValueError(f"a prompt has {longest} words; this verifier reads max_words={config.max_words}")
-    encoded = torch.full((len(texts), longest, 2), -1)
+    if not all(texts):
+        raise ValueError("a prompt has no words; a verifier compares pictures with what was asked for")
+    encoded = torch.full((len(texts), max(map(len, texts), default=0), 2), -1)
     for row, text in enumerate(texts):
         for place, word in enumerate(text):
             high, low = divmod(crc32(word.encode()), config.buckets)
@@ -184,7 +191,7 @@ class TrainedVerifier:
         """What unfinished pictures promise, see `Verifier`.
 
         Raises:
-            ValueError: a prompt of too many words, or a verifier that was trained on finished pictures alone.
+            ValueError: a prompt without words, or a verifier that was trained on finished pictures alone.
         """
         if not self.network.config.unfinished:
             raise ValueError(
@@ -197,7 +204,7 @@ class TrainedVerifier:
         """The chance that the judge would pass each picture.
 
         Raises:
-            ValueError: a prompt of too many words.
+            ValueError: a prompt without words.
         """
         return [final for _, _, final in self._chances(prompt, images, 1.0)]
 
@@ -205,7 +212,7 @@ class TrainedVerifier:
     def _chances(self, prompt: str, images: Sequence[Image], progress: float) -> list[list[float]]:
         if not images:
             return []
-        network, device = self.network, self.network.word_positions.device
+        network, device = self.network, self.network.positions.device
         texts = encode_texts([prompt], network.config).expand(len(images), -1, -1)
         pictures = torch.stack([encode_picture(image, network.config) for image in images])
         chances = network(texts.to(device), pictures.to(device), torch.full((len(images),), progress).to(device))

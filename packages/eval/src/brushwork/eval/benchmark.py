@@ -27,7 +27,7 @@ class BenchmarkPrompt:
     prompt: str
     kind: str
     seed: int
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from brushwork.data.index import read_index
 from brushwork.data.shards import shard_path, write_shard
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
 from brushwork.eval.machine import command_line, machine, peak_memory
@@ -66,8 +67,8 @@ def predict(
 
     Writes `predictions/` inside `out`: the shards, `samples.json` (what was asked of which sampler, on which machine,
     by which command) and, beside a shard, the prompts of its batch that the sampler refused, such as control tags typed
-    by a user (`rejected-00003.jsonl`). Started again after an interruption it draws only the batches that are missing,
-    on other numbers of devices too: a prompt's seed is its own.
+    by a user (`rejected-00003.jsonl`). Started again after an interruption it draws only the batches that are missing
+    or damaged, on other numbers of devices too: a prompt's seed is its own.
 
     Args:
         sampler: draws a batch. Where it does not measure `cost["seconds"]`, the batch's wall time is shared out.
@@ -77,8 +78,8 @@ def predict(
         batch_size: prompts in one call of the sampler and in one shard.
         seed: the first free prompt's seed, the next having the next; a benchmark brings its own seeds.
         overwrite: throw away the predictions of another benchmark or sampler that `out` holds.
-        devices: processes on each node, started by Lightning, which share the batches; each has a sampler of its own,
-            on the device that its `LOCAL_RANK` names.
+        devices: processes on each node, started by Lightning, which share the batches; each has a sampler of its own.
+            Where that is on "cuda", `lightning predict` gives it the GPU that its `LOCAL_RANK` names.
         num_nodes: machines, started by SLURM or torchrun.
         accelerator: in Lightning's words; where processes meet, not where the sampler runs.
 
@@ -99,15 +100,16 @@ def predict(
         "samples": [asdict(sample) for sample in samples],
     }
     about = {"benchmark": told_by(None if prompts else benchmark), "settings": told_by(sampler)}
-    check_folder(folder, request, overwrite)  # before other processes are started
-    ranks = Ranks.launch(devices, num_nodes, accelerator)
-    if ranks.rank == 0:
-        prepare_folder(folder, request, about)
-    ranks.wait()
     batches = [
         Batch(folder=folder, number=number, samples=samples[start : start + batch_size])
         for number, start in enumerate(range(0, len(samples), batch_size))
     ]
+    check_folder(folder, request, overwrite)  # before other processes are started
+    ranks = Ranks.launch(devices, num_nodes, accelerator)
+    if ranks.rank == 0:
+        prepare_folder(folder, request, about)
+        drop_damaged(batches)
+    ranks.wait()
     draw_all(sampler, batches, ranks)
     ranks.wait()
     rejected = read_rejected(folder)
@@ -180,6 +182,16 @@ class Ranks:
         fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=strategy)
         fabric.launch()
         return cls(rank=fabric.global_rank, number=fabric.world_size, wait=fabric.barrier)
+
+
+def drop_damaged(batches: Sequence[Batch]) -> None:
+    """Remove shards that no longer hold all that was drawn, so that their batches are drawn again."""
+    for batch in (one for one in batches if one.shard.exists()):
+        refused = len(read_lines(batch.refusals)) if batch.refusals.exists() else 0
+        there = sum(not entry.problem for entry in read_index(batch.shard))
+        if there + refused < len(batch.samples):
+            log.warning("%s holds %d of %d; drawing them again", batch.shard, there, len(batch.samples) - refused)
+            batch.shard.unlink()
 
 
 def draw_all(sampler: Sampler | KeyedSampler, batches: Sequence[Batch], ranks: Ranks) -> None:

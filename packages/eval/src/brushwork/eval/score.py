@@ -68,7 +68,8 @@ def score(
     Returns:
         The path of `verdicts.jsonl`. A sample that cannot be read, or on which the judge fails, has a row with
         `failure` and without a verdict: counted, never a zero. A trajectory without an image is the sampler's
-        failure and does not pass.
+        failure and does not pass; one that ended because the endpoint of its planner or inspector was out of reach has
+        no verdict either.
 
     Raises:
         FileNotFoundError: there are no predictions; the message names the command that makes them.
@@ -128,6 +129,8 @@ class Judging:
         ]
         final = answers[-1] if answers else Verdict(passed=False, score=0.0, reason="no image was drawn", judge="")
         assert final is not None, "the last image is always judged"
+        if sample.meta.get("unanswered"):  # an endpoint was out of reach: the sampler had no chance
+            final = JudgeFailure(reason=f"unanswered {sample.meta.get('stopped')}", judge="")
         failed = isinstance(final, JudgeFailure)
         meta = sample.meta
         return ScoredTrajectory(

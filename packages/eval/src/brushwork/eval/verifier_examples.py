@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -50,11 +49,11 @@ class Candidate:
     """A drawn answer to a prompt.
 
     Attributes:
-        prompts: the words it was drawn for, then others of the kind to judge it by.
+        prompt: the words it was drawn for.
         pictures: those of each look, with the share of steps taken; the finished one, with 1, the last.
     """
 
-    prompts: Sequence[str]
+    prompt: str
     pictures: Sequence[tuple[float, Image]]
 
 
@@ -84,9 +83,7 @@ def draw_candidates(
     samples: Sequence[BenchmarkPrompt],
     steps: Sequence[int],
     *,
-    other_prompts: int,
     batch_size: int,
-    seed: int,
 ) -> list[Candidate]:
     """Draws each prompt once and keeps its pictures; prompts that the sampler refuses are left out.
 
@@ -94,23 +91,13 @@ def draw_candidates(
         sampler: draws; at `steps` it is looked into.
         samples: prompts and seeds.
         steps: after which to look; none for a sampler that cannot be looked into.
-        other_prompts: of the same kind, to judge each candidate by as well. They teach to read: a candidate and its
-            own prompt disagree in little.
         batch_size: prompts in one call.
-        seed: decides which other prompts.
     """
-    rng = np.random.default_rng(seed)
-    kinds: dict[str, list[str]] = {}
-    for sample in samples:
-        kinds.setdefault(sample.kind, []).append(sample.prompt)
     candidates = []
     with progress_bar("drawing", len(samples)) as advance:
         for begin in range(0, len(samples), batch_size):
             batch = samples[begin : begin + batch_size]
-            for sample, pictures in _draw(sampler, batch, steps):
-                others = rng.choice(kinds[sample.kind], size=other_prompts).tolist()
-                prompts = list(dict.fromkeys([sample.prompt, *others]))
-                candidates.append(Candidate(prompts=prompts, pictures=pictures))
+            candidates += _draw(sampler, batch, steps)
             advance(len(batch))
     if len(candidates) < len(samples):
         log.warning("%d of %d prompts gave no picture", len(samples) - len(candidates), len(samples))
@@ -119,8 +106,8 @@ def draw_candidates(
 
 def _draw(
     sampler: Sampler | OpenSampler, batch: Sequence[BenchmarkPrompt], steps: Sequence[int]
-) -> Iterator[tuple[BenchmarkPrompt, list[tuple[float, Image]]]]:
-    """The pictures of each sample; a batch that is refused is halved until the refused prompt stands alone."""
+) -> Iterator[Candidate]:
+    """The candidate of each sample; a batch that is refused is halved until the refused prompt stands alone."""
     prompts, seeds = [sample.prompt for sample in batch], [sample.seed for sample in batch]
     recording = None
     try:
@@ -141,15 +128,15 @@ def _draw(
     for row, (sample, trajectory) in enumerate(zip(batch, drawn, strict=True)):
         if trajectory.finished and any(trajectory.drafts):
             looks = [] if recording is None else recording.pictures[row]
-            yield sample, [*looks, (1.0, trajectory.final_image)]
+            yield Candidate(prompt=sample.prompt, pictures=[*looks, (1.0, trajectory.final_image)])
 
 
 def label(candidates: Sequence[Candidate], judge: Judge, num_workers: int = 1) -> list[list[Example]]:
-    """The examples of each candidate, in order; none of a prompt and picture that the judge cannot judge.
+    """The examples of each candidate, in order; none where the judge cannot judge the finished picture.
 
     Args:
         candidates: to be judged.
-        judge: asked once for every prompt and picture of a candidate.
+        judge: asked once for every picture.
         num_workers: candidates judged at the same time, by threads: more than 1 where the judge waits for an endpoint.
     """
     labelled = []
@@ -157,26 +144,25 @@ def label(candidates: Sequence[Candidate], judge: Judge, num_workers: int = 1) -
         for examples in pool.map(lambda candidate: _examples(candidate, judge), candidates):
             labelled.append(examples)
             advance(1)
-    asked = sum(len(candidate.prompts) * len(candidate.pictures) for candidate in candidates)
+    asked = sum(len(candidate.pictures) for candidate in candidates)
     if missing := asked - sum(map(len, labelled)):
         log.warning("the judge failed on %d of %d pictures, which nothing is learnt from", missing, asked)
     return labelled
 
 
 def _examples(candidate: Candidate, judge: Judge) -> list[Example]:
+    _, finished = candidate.pictures[-1]
+    verdict = judge(candidate.prompt, finished)
+    if isinstance(verdict, JudgeFailure):
+        return []
     examples = []
-    for prompt in candidate.prompts:
-        verdict = judge(prompt, candidate.pictures[-1][1])
-        if isinstance(verdict, JudgeFailure):
-            continue
-        for progress, image in candidate.pictures[:-1]:
-            now = judge(prompt, image)
-            if isinstance(now, JudgeFailure) and now.transient:
-                continue
+    for progress, image in candidate.pictures:
+        now = verdict if image is finished else judge(candidate.prompt, image)
+        if not (isinstance(now, JudgeFailure) and now.transient):
             clear = _says_the_same(now, verdict)
-            examples.append(Example(prompt=prompt, image=image, progress=progress, passed=verdict.passed, clear=clear))
-        progress, image = candidate.pictures[-1]
-        examples.append(Example(prompt=prompt, image=image, progress=progress, passed=verdict.passed, clear=True))
+            examples.append(
+                Example(prompt=candidate.prompt, image=image, progress=progress, passed=verdict.passed, clear=clear)
+            )
     return examples
 
 

@@ -75,9 +75,8 @@ def train_verifier(
     out: str | Path,
     config: VerifierConfig | None = None,
     look_at: Sequence[float] = (0.3, 0.5, 0.7),
-    other_prompts: int = 1,
     held_out: float = 0.1,
-    epochs: int = 6,
+    epochs: int = 8,
     batch_size: int = 64,
     lr: float = 2e-3,
     draw_batch_size: int = 52,
@@ -98,7 +97,6 @@ def train_verifier(
         config: sizes of the verifier.
         look_at: shares of the denoising steps after which pictures are looked at; none: the verifier learns to reward
             finished pictures alone.
-        other_prompts: of the same kind, that each candidate is judged by as well.
         held_out: share of the prompts that only measures.
         epochs: passes over the examples.
         batch_size: examples in a training step.
@@ -119,22 +117,11 @@ def train_verifier(
     check_request(benchmark, folder, held_out, overwrite)
     steps = steps_to_look(sampler, look_at) if look_at else []
     config = replace(config or VerifierConfig(), unfinished=bool(steps))
-    candidates = draw_candidates(
-        sampler,
-        benchmark.prompts(),
-        steps,
-        other_prompts=other_prompts,
-        batch_size=draw_batch_size,
-        seed=seed,
-    )
-    apart = held_out_prompts([candidate.prompts[0] for candidate in candidates], held_out, seed)
-    learnt, measured = [], []
-    for candidate, examples in zip(candidates, label(candidates, judge, num_workers), strict=True):
-        asked = candidate.prompts[0]
-        if asked in apart:
-            measured += [one for one in examples if one.prompt == asked]
-        else:
-            learnt += [one for one in examples if one.prompt not in apart]
+    candidates = draw_candidates(sampler, benchmark.prompts(), steps, batch_size=draw_batch_size)
+    apart = held_out_prompts([candidate.prompt for candidate in candidates], held_out, seed)
+    examples = [one for some in label(candidates, judge, num_workers) for one in some]
+    learnt = [one for one in examples if one.prompt not in apart]
+    measured = [one for one in examples if one.prompt in apart]
     check_labels(learnt)
     verifier = fit(tensors(learnt, config), config, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     metrics = {
@@ -193,7 +180,7 @@ def tensors(examples: Sequence[Example], config: VerifierConfig) -> Examples:
     """Examples as the network takes them.
 
     Raises:
-        ValueError: a prompt of too many words.
+        ValueError: a prompt without words.
     """
     progress = torch.tensor([one.progress for one in examples])
     finished = progress == 1

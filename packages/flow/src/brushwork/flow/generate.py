@@ -201,8 +201,8 @@ class TrajectoryGenerator:
                 has `meta["stopped"] == "dropped"`. Answers that are drawn again in full are not looked at once more.
 
         Raises:
-            ValueError: a prompt that the vocabulary cannot express, or that contains control tokens; or a look behind
-                steps that there are not.
+            ValueError: a prompt that the vocabulary cannot express, or that contains control tokens; a look behind
+                steps that there are not; or what a planner or an inspector raises, as where it lacks a key.
         """
         if not prompts:
             return []
@@ -241,13 +241,13 @@ class TrajectoryGenerator:
         limits, writer = self.sampling, self.writer
         own, external = limits.max_text + MARGIN, limits.max_external_text + MARGIN
         plan, inspection = external if writer.planner else own, external if writer.inspector else own
+        is_only = limits.single_pass and writer.inspector is None
+        read_back = 0 if is_only else limits.max_images - 1  # nothing follows the last image
         if limits.single_pass:
             before = limits.max_images * plan if writer.planner else own * (limits.think is not None)
-            read_back = limits.max_images - 1 if writer.inspector else 0
             words = read_back * inspection
         else:
-            before, read_back = 0, limits.max_images
-            words = read_back * (plan + inspection)
+            before, words = plan, read_back * (plan + inspection)
         images = read_back * image_tokens(self.model.config, *limits.image_size, limits.context)
         return Engine(
             self.model,
@@ -339,6 +339,8 @@ class TrajectoryGenerator:
             "seconds": seconds,
         }
         meta: dict[str, Any] = {"seed": row.seed, "stopped": row.stopped, "cost": cost}
+        if row.unanswered:
+            meta["unanswered"] = True  # what is to be told apart from an answer that is poor
         if row.thought is not None:
             meta["thought"] = self.vocabulary.decode(row.thought)
         return Trajectory(

@@ -49,6 +49,7 @@ class Row:
         images: of the trajectory.
         images_drawn: those and the drafts that took fewer steps than the answer in their place.
         stopped: why it ended.
+        unanswered: it ended because a planner or inspector was out of reach; another try may go better.
     """
 
     number: int
@@ -73,11 +74,17 @@ class Row:
     denoise_steps: int = 0
     external_calls: int = 0
     stopped: str = "end"
+    unanswered: bool = False
 
     def end(self, why: str) -> list[int]:
         """Ends the row; returns what is to be read after that: nothing."""
         self.state, self.waits, self.stopped = State.DONE, False, why
         return []
+
+    def end_without(self, role: str, answer: NoAnswer) -> list[int]:
+        """Ends the row because a planner or inspector gave no answer."""
+        self.unanswered = answer.transient
+        return self.end(f"{role}: {answer.reason}")
 
     def steps(self, vocabulary: Vocabulary) -> tuple[Step, ...]:
         """The rounds so far."""
@@ -215,11 +222,10 @@ class Writer:
     def _plan(self, row: Row) -> list[int]:
         """The planner's text: one plan, or all of them in a single pass. No ids where it ends the row."""
         control, ids, left = self.vocabulary.control, [], self.max_images if self.single_pass else 1
-        try:
-            while left and (more := self._ask_for_plan(row)):
-                ids, left = ids + more, left - 1
-        except ValueError as error:
-            return row.end(f"planner: {error}")
+        while left and (more := self._ask_for_plan(row)):
+            if isinstance(more, NoAnswer):
+                return row.end_without("planner", more)
+            ids, left = ids + more, left - 1
         if not ids:
             return row.end("end" if row.images else "planner: nothing to draw")
         restarts, before = self._restart(row), row.state
@@ -227,23 +233,20 @@ class Writer:
         has_bos = before is State.REVIEW and not restarts
         return [*ids, control.eos] if has_bos else [control.bos, *ids, control.eos]
 
-    def _ask_for_plan(self, row: Row) -> list[int]:
-        """The next plan's ids; none where the picture is finished.
-
-        Raises:
-            ValueError: there is no answer, or none that the model could read.
-        """
+    def _ask_for_plan(self, row: Row) -> list[int] | NoAnswer:
+        """The next plan's ids; none where the picture is finished."""
         assert self.planner is not None
         row.external_calls += 1
-        plan = self.planner(row.prompt, row.steps(self.vocabulary))
-        if plan is None:
-            return []
-        if isinstance(plan, NoAnswer):
-            raise ValueError(plan.reason)
-        if self.single_pass:
-            ids = self._plain(f"{plan.instruction}\n{plan.description}\n")
-        else:
-            ids = self._within_limit(plan_ids(plan, self.vocabulary))
+        plan = self.planner(row.prompt, row.steps(self.vocabulary))  # what it raises is misuse, and no answer
+        if plan is None or isinstance(plan, NoAnswer):
+            return plan or []
+        try:
+            if self.single_pass:
+                ids = self._plain(f"{plan.instruction}\n{plan.description}\n")
+            else:
+                ids = self._within_limit(plan_ids(plan, self.vocabulary))
+        except ValueError as error:
+            return NoAnswer(reason=str(error))
         row.events.append((plan,))
         return ids
 
@@ -251,10 +254,10 @@ class Writer:
         """The inspector's text, as far as it is to be read. No ids where it ends the row."""
         row.external_calls += 1
         plans = [step.plan for step in row.steps(self.vocabulary) if step.plan is not None]
+        inspection = inspector(row.prompt, plans, image)  # what it raises is misuse, and no answer
+        if isinstance(inspection, NoAnswer):
+            return row.end_without("inspector", inspection)
         try:
-            inspection = inspector(row.prompt, plans, image)
-            if isinstance(inspection, NoAnswer):
-                raise ValueError(inspection.reason)
             ids = self._inspection(inspection)
         except ValueError as error:
             return row.end(f"inspector: {error}")

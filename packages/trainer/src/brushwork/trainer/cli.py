@@ -103,6 +103,16 @@ def process_state(argv: list[str], full_error: str | None) -> Iterator[None]:
             os.environ[FULL_ERROR] = before[1]
 
 
+def choose_gpu() -> None:
+    """Makes "cuda" mean this process's own GPU, before anything is loaded: else all of a node would share the first."""
+    rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    if rank != "0":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(rank))
+
+
 def perform(config: Any) -> None:
     """Makes the one call that a composed config stands for, after saving it, resolved, as `VERB.yaml` in `out`.
 
@@ -129,6 +139,8 @@ def perform(config: Any) -> None:
         if problem := spelling.misfit(call):
             fail(problem, code=2)
         save_config(call, Path(call["out"], f"{verb}.yaml"))
+        if verb == "predict":  # `fit` leaves it to Lightning
+            choose_gpu()
         instantiate(call, _convert_="all")
     except Exception as error:
         cause: BaseException = error

@@ -73,7 +73,7 @@ def interval_chart(title: str, series: Sequence[IntervalSeries], x_label: str, w
     note = f"{x_label}; logarithmic" if logarithmic else x_label
     parts.append(words(note, (left + width - right) / 2, height - 6, "tick"))
     arms = sorted({one.arm for one in series if one.arm is not None})
-    for one in series:
+    for one in sorted(series, key=lambda one: one.arm is not None):  # ours on top of the paper's
         aside = (arms.index(one.arm) - (len(arms) - 1) / 2) * SHOULDER if whole and one.arm is not None else 0
         parts.append(drawn(one, x_axis, y_axis, aside))
     return svg("chart", width, height, f"{title} against {x_label}", joined(parts))

@@ -71,14 +71,19 @@ def page_context(runs: Sequence[Run], summary: Summary, tables: Mapping[str, Tab
 def lead(summary: Summary) -> str:
     """The sentence below the headline."""
     kinds = {kind for arm in summary.arms for kind in arm.kinds}
-    num_prompts = max(arm.num_prompts for arm in summary.arms)
+    num, distinct = max((arm.num_prompts, arm.settings["prompts"]["distinct"]) for arm in summary.arms)
+    asked = f"{num:,} prompts" if distinct == num else f"{num:,} answers to {distinct:,} different prompts"
     named = f"{summary.benchmark}: " if summary.benchmark else ""
-    return f"{named}{num_prompts:,} prompts of {count(len(kinds), 'kind')}, {count(len(summary.arms), 'arm')}, {now()}."
+    return f"{named}{asked} of {count(len(kinds), 'kind')}, {count(len(summary.arms), 'arm')}, {now()}."
 
 
 def asked_of(kind: str, runs: Sequence[Run]) -> str:
     """How many prompts of a kind were asked, at most in one arm, and how many are different."""
-    asked = [[row.prompt for row in run.rows if row.kind == kind] for run in runs]
+    asked = [
+        [row.prompt for row in run.rows if row.kind == kind]
+        + [one["prompt"] for one in run.rejected if one.get("kind") == kind]
+        for run in runs
+    ]
     distinct = max(len(set(prompts)) for prompts in asked)
     return f"{column(kind)} {max(map(len, asked))} ({distinct} different)"
 

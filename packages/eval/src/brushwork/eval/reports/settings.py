@@ -26,10 +26,15 @@ def arm_settings(run: Run) -> dict[str, Any]:
     """All that is known of how an arm came about, JSON-able, for `results.json`."""
     prompts = asked(run)
     words = json.dumps(sorted((key, prompt) for key, (prompt, _) in prompts.items()))
+    distinct = len({prompt for prompt, _ in prompts.values()})
     seeds = [seed for _, seed in prompts.values() if seed is not None]
     return {
         "benchmark": run.scored.get("benchmark") or {"benchmark": benchmark_of(run)},
-        "prompts": {"num": len(prompts), "digest": hashlib.sha256(words.encode()).hexdigest()[:8]},
+        "prompts": {
+            "num": len(prompts),
+            "distinct": distinct,
+            "digest": hashlib.sha256(words.encode()).hexdigest()[:8],
+        },
         "seeds": {"distinct": len(set(seeds)), "first": seeds[0]} if seeds else {},
         "judge": run.scored.get("judge") or {"judge": judges(run)},
         "sampler": run.scored.get("sampler") or {"fingerprint": run.samples.get("sampler", "")},
