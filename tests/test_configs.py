@@ -80,6 +80,7 @@ ADDED = {
     "rewriter": ["build subset=multi_turn +rewriter@subset.drawing.rewrite"],
     "planner": ["predict +planner@sampler.planner", "predict sampler=bagel_7b +planner@sampler.planner"],
     "inspector": ["build subset=alignment_genref +inspector@subset.inspect", "predict +inspector@sampler.inspector"],
+    "verifier": ["predict sampler=best_of_n verifier@sampler.verifier"],
 }
 """Groups that no verb has from the start, with the commands that add them: what is not needed by default is added."""
 
