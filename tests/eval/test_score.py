@@ -116,7 +116,7 @@ def test_scoring_again_gives_the_same_bytes(tmp_path, run_folder, trajectories, 
 class Clauses:
     """An examiner that reads records: passed where the record says so."""
 
-    scale = Scale(measure="score", kinds=("b", "a"), overalls={"overall": {"a": 0.75, "b": 0.25}}, complete=True)
+    scale = Scale(measure="score", kinds=("b", "a"), overalls={"overall": {"a": 0.75, "b": 0.25}}, num_required=1)
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -34,9 +34,9 @@ def test_weights_and_equal_weights_stand_together():
     assert scores.overalls["overall (equal weights)"].estimate == 0.375
 
 
-@pytest.mark.parametrize(("complete", "asked", "known"), [(True, 2, True), (True, 3, False), (False, 3, True)])
-def test_a_complete_scale_gives_no_overall_where_prompts_are_missing(complete, asked, known):
-    scale = Scale(measure="score", overalls={"overall": {"a": 0.5, "b": 0.5}}, complete=complete)
+@pytest.mark.parametrize(("required", "asked", "known"), [(1, 2, True), (1, 3, False), (0, 3, True), (1000, 2, False)])
+def test_a_scale_that_requires_prompts_gives_no_overall_where_some_are_missing(required, asked, known):
+    scale = Scale(measure="score", overalls={"overall": {"a": 0.5, "b": 0.5}}, num_required=required)
     scores = aggregate([row("a", 0.5), row("b", 0.25)], scale, num_asked=asked)
     assert math.isnan(scores.overalls["overall"].estimate) != known
     assert scores.judged.estimate == 0.375 and scores.num_unjudged == asked - 2
@@ -60,7 +60,7 @@ def test_pictures_of_one_prompt_are_one_observation_of_the_interval():
 
 
 def test_the_scale_comes_back_and_nan_is_null():
-    scale = Scale(measure="score", unit="prompt", kinds=("a", "b"), overalls={"o": {"a": 1.0}}, complete=True)
+    scale = Scale(measure="score", unit="prompt", kinds=("a", "b"), overalls={"o": {"a": 1.0}}, num_required=1)
     written = scores_json(aggregate([row("a", None)], scale), scale)
     assert read_scale(written) == scale
     assert written["scores"]["overalls"]["o"]["estimate"] is None and written["scores"]["num_unjudged"] == 1
@@ -71,11 +71,6 @@ def test_the_scale_comes_back_and_nan_is_null():
 
 def test_an_older_run_has_no_scores(tmp_path):
     assert read_scores(tmp_path) == {}
-
-
-def test_a_complete_scale_gives_no_overall_where_a_kind_was_not_asked():
-    scale = Scale(measure="score", kinds=("a", "b"), overalls={"equal": {}}, complete=True)
-    assert math.isnan(aggregate([row("a", 0.5)], scale).overalls["equal"].estimate)
 
 
 def test_damaged_scores_are_named(tmp_path):

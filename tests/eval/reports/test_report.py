@@ -202,7 +202,7 @@ def test_a_wise_report_reads_scores_and_shows_both_overalls(tmp_path, folders):
     names = tuple(WISE[0].kinds)
     kinds = dict(zip(KINDS, names, strict=True))
     weights = dict(zip(names, (0.4, 0.167, 0.133, 0.1, 0.1, 0.1), strict=True))
-    scale = Scale(measure="score", kinds=names, overalls={"overall": weights, "equal": {}}, complete=True)
+    scale = Scale(measure="score", kinds=names, overalls={"overall": weights, "equal": {}}, num_required=1)
     rescored(folders, kinds, scale, "wise", {"judge": "wise/1", "protocol": "wise"})
     page = report(folders, tmp_path / "report").read_text()
     results = json.loads((tmp_path / "report" / "results.json").read_text())

@@ -56,7 +56,7 @@ def test_prompts_that_were_not_drawn_are_counted(tmp_path, run_folder, trajector
 
 def test_what_was_scored_is_read_from_beside_the_verdicts(tmp_path, run_folder, trajectories):
     folder = run_folder(tmp_path, trajectories[:2])
-    scale = Scale(measure="score", kinds=("a", "b"), overalls={"overall": {"a": 0.5, "b": 0.5}}, complete=True)
+    scale = Scale(measure="score", kinds=("a", "b"), overalls={"overall": {"a": 0.5, "b": 0.5}}, num_required=1)
     content = {"format": 1, "benchmark": {"benchmark": "wise"}, "scale": asdict(scale)}
     (folder / SCORES_FILE).write_text(json.dumps(content))
     (run,) = load_runs({"mine": folder})

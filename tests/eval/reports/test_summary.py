@@ -23,7 +23,7 @@ GENEVAL = Scale(kinds=tuple(GENEVAL_NAMES))
 KINDS = tuple(WISE[0].kinds)
 WEIGHTS = dict(zip(KINDS, (0.4, 0.167, 0.133, 0.1, 0.1, 0.1), strict=True))
 WISE_SCALE = Scale(
-    measure="score", kinds=KINDS, overalls={"overall": WEIGHTS, "overall (equal weights)": {}}, complete=True
+    measure="score", kinds=KINDS, overalls={"overall": WEIGHTS, "overall (equal weights)": {}}, num_required=1
 )
 DRAFT = ScoredDraft(step=0, draft=0, accepts=None, shows_plan=None, satisfies_prompt=None)
 
@@ -142,7 +142,7 @@ def test_wise_has_no_overall_until_all_is_judged():
 
 def test_wise_verified_stands_alone():
     rows = [answer(kind, kind, score=1.0) for kind in KINDS]
-    scale = Scale(measure="score", kinds=KINDS, overalls={"overall": WEIGHTS}, complete=True)
+    scale = Scale(measure="score", kinds=KINDS, overalls={"overall": WEIGHTS}, num_required=1)
     run = arm("a", rows, scale, "wise", judge={"judge": "wise/1", "protocol": "verified"})
     assert not [row for row in report_tables([run], summarise([run]))["scores"].rows if row.paper]
 

@@ -54,15 +54,15 @@ class Scale:
         overalls: name of each overall score → weight of each kind; no weights at all: every kind that was judged counts
             alike. The first is the headline.
         unit: what an interval speaks of: single rows, or prompts, where a prompt has several pictures.
-        complete: an overall score exists only where every prompt was judged, and some of each kind (WISE's rule); the
-            mean of what was judged is told apart.
+        num_required: prompts that must be asked, and all of them judged, before there is an overall score (WISE's rule,
+            1,000); the mean of what was judged is told apart. 0: none.
     """
 
     measure: Literal["passed", "score"] = "passed"
     unit: Literal["row", "prompt"] = "row"
     kinds: tuple[str, ...] = ()
     overalls: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: {"overall": {}})
-    complete: bool = False
+    num_required: int = 0
 
 
 @runtime_checkable

@@ -277,7 +277,7 @@ def tell(scores: Scores, path: Path) -> None:
     """Logs the overall scores, and what has no verdict."""
     for name, mean in scores.overalls.items():
         if math.isnan(mean.estimate):
-            log.warning("no %s: this benchmark gives one only where every prompt of it was judged", name)
+            log.warning("no %s: this benchmark gives one only where all of its prompts were judged", name)
             continue
         said = f"{mean.estimate:.4f} (95% interval {mean.low:.4f} to {mean.high:.4f})"
         log.info("%s %s, %d judged", name, said, mean.num)

@@ -49,7 +49,8 @@ def aggregate(
     counted = [row for row in rows if row.kind in inside]
     num_judged = sum(value_of(row, scale) is not None for row in rows)
     # A row without a weight, as of free prompts, takes no part in a weighted mean.
-    held_back = scale.complete and (num_judged < asked or any(kind not in inside for kind in scale.kinds))
+    needed = max(asked, scale.num_required) if scale.num_required else 0
+    held_back = num_judged < needed
     return Scores(
         kinds=kinds,
         overalls={

@@ -112,7 +112,7 @@ class WiseExaminer:
             overalls = {"overall": weights("legacy"), "overall (equal weights)": {}}
         if self.protocol == "bagel2025":
             overalls = dict(reversed(overalls.items()))
-        return Scale(measure="score", kinds=CATEGORIES, overalls=overalls, complete=True)
+        return Scale(measure="score", kinds=CATEGORIES, overalls=overalls, num_required=1000)
 
     @property
     def name(self) -> str:
