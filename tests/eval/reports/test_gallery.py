@@ -13,6 +13,7 @@ from brushwork.eval.reports.contact_sheet import contact_sheet
 from brushwork.eval.reports.filmstrip import filmstrip
 from brushwork.eval.reports.gallery import choose_hero, choose_keys, data_uri, group_cards, make_cards
 from brushwork.eval.reports.runs import load_runs
+from brushwork.tokens.trajectory import Trajectory
 
 
 @pytest.fixture
@@ -69,6 +70,15 @@ def test_the_hero_passed_and_was_mended(runs):
     hero = choose_hero(runs)
     assert hero is not None and hero.outcome == "passed" and any(frame.refines for frame in hero.frames)
     assert choose_hero([]) is None
+
+
+def test_the_hero_had_no_help(tmp_path, run_folder, trajectories):
+    def costing(calls: int) -> list[Trajectory]:
+        return [replace(one, meta={**one.meta, "cost": {"external_calls": calls}}) for one in trajectories]
+
+    helped, alone = run_folder(tmp_path / "helped", costing(3)), run_folder(tmp_path / "alone", costing(0))
+    hero = choose_hero(load_runs({"helped": helped, "alone": alone}))
+    assert hero is not None and hero.arm == 1
 
 
 def test_small_pictures_are_embedded_to_the_pixel():

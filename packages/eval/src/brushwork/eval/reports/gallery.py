@@ -171,7 +171,7 @@ def make_strip(arm: int, row: ScoredTrajectory, trajectory: Trajectory) -> Strip
 
 
 def choose_hero(runs: Sequence[Run]) -> Strip | None:
-    """The trajectory that shows the process best: passed, inspected, a wrong draft mended; ties by number of rounds."""
+    """The trajectory that shows the process best: passed, without help, a wrong draft mended, and of many rounds."""
     several = [(row, arm) for arm, run in enumerate(runs) for row in run.rows if row.rounds > 1]
     for row, arm in sorted(several, key=lambda one: (merit(one[0]), one[0].key), reverse=True):
         trajectory = runs[arm].trajectories[row.key]
@@ -180,10 +180,11 @@ def choose_hero(runs: Sequence[Run]) -> Strip | None:
     return None
 
 
-def merit(row: ScoredTrajectory) -> tuple[bool, bool, int]:
+def merit(row: ScoredTrajectory) -> tuple[bool, bool, bool, int]:
     """How well a trajectory shows the process, to be compared."""
     mended = any(not before.shows_plan and after.shows_plan for before, after in refinements(row))
-    return row.passed is True, mended, min(row.rounds, 6)
+    alone = not row.cost.get("external_calls")  # planned and inspected by the model that draws
+    return row.passed is True, alone, mended, min(row.rounds, 6)
 
 
 def data_uri(image: Image) -> str:
