@@ -20,7 +20,7 @@ $(INSTALLED): constraints.txt requirements-dev.txt requirements-photos.txt $(wil
 # --- tests and checks -------------------------------------------------------------------------------------------------
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 slow-test: $(INSTALLED)
 	$(BIN)/pytest -m "slow and not gpu"

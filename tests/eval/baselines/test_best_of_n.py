@@ -257,7 +257,7 @@ def test_best_of_four_beats_one(world: ShapesWorld, judge: OracleJudge):
     """Half of the renderer's answers are wrong: best of four by an exact judge errs in one of sixteen."""
     sampler = RendererSampler(world=world, error_rate=0.5)
     four = BestOfN(sampler=sampler, verifier=JudgeVerifier(judge=judge), num_candidates=4)
-    samples = ShapesBenchmark(world=world, prompts_per_kind=8).prompts()
+    samples = ShapesBenchmark(world=world, prompts_per_kind=24).prompts()
     prompts, seeds = [one.prompt for one in samples], [one.seed for one in samples]
 
     def passed(answers):

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, relu
+from torch.nn.functional import gelu, group_norm, interpolate, layer_norm
 
 from brushwork.critic.english import words
 from brushwork.critic.verifier import Assessment
@@ -96,8 +96,10 @@ class VerifierNetwork(nn.Module):
         """
         last = (texts[:, :, 0] >= 0).sum(1) - 1
         read, _ = self.reader(self.words(texts.clamp(min=0)).sum(2))
-        asked = torch.cat((read[torch.arange(len(read)), last], progress[:, None]), dim=1)
-        seen = gelu(self.patches(gelu(self.pixels(pictures)))) + self.positions  # (n, size, grid, grid)
+        # Of unit size, or the words hardly steer in the beginning and many a training never finds what they mean.
+        read = layer_norm(read[torch.arange(len(read)), last], read.shape[2:])
+        asked = torch.cat((read, progress[:, None]), dim=1)
+        seen = group_norm(self.patches(gelu(self.pixels(pictures))), 1) + self.positions  # (n, size, grid, grid)
         for block in self.blocks:
             seen = block(seen, asked)
         return self.logits(torch.cat((seen.mean((2, 3)), seen.amax((2, 3)), asked), dim=1))
@@ -109,13 +111,11 @@ class _SteeredBlock(nn.Module):
     def __init__(self, size: int, asked: int) -> None:
         super().__init__()
         self.mix, self.look = nn.Conv2d(size, size, 1), nn.Conv2d(size, size, 3, padding=1)
-        self.norm = nn.GroupNorm(1, size, affine=False)
         self.steer = nn.Linear(asked, 2 * size)
 
     def forward(self, seen: Float[Tensor, "n size grid grid"], asked: Float[Tensor, "n asked"]) -> Tensor:
-        mixed = relu(self.mix(seen))
         scale, shift = self.steer(asked)[:, :, None, None].chunk(2, dim=1)
-        return mixed + relu(self.norm(self.look(mixed)) * (1 + scale) + shift)
+        return seen + self.look(gelu(self.mix(group_norm(seen, 1)) * (1 + scale) + shift))
 
 
 def encode_texts(prompts: Sequence[str], config: VerifierConfig) -> Int[Tensor, "n words 2"]:
