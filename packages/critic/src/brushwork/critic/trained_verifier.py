@@ -25,8 +25,6 @@ from brushwork.tokens.trajectory import Image
 
 WEIGHTS_FILE, CONFIG_FILE = "verifier.safetensors", "config.json"
 _FORMAT = "brushwork.verifier/1"
-_DIGITS = 6
-"""Of an answer. The last bits of a logit depend on the pictures it was computed with, and must decide no tie."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,13 +208,11 @@ class TrainedVerifier:
 
     @torch.inference_mode()
     def _chances(self, prompt: str, images: Sequence[Image], progress: float) -> list[list[float]]:
-        if not images:
-            return []
         network, device = self.network, self.network.positions.device
-        texts = encode_texts([prompt], network.config).expand(len(images), -1, -1)
-        pictures = torch.stack([encode_picture(image, network.config) for image in images])
-        chances = network(texts.to(device), pictures.to(device), torch.full((len(images),), progress).to(device))
-        return [[round(value, _DIGITS) for value in row] for row in chances.sigmoid().tolist()]
+        texts, when = encode_texts([prompt], network.config).to(device), torch.tensor([progress], device=device)
+        # One by one: in a batch the last bits of an answer depend on the other pictures, and would decide ties.
+        pictures = [encode_picture(image, network.config)[None].to(device) for image in images]
+        return [network(texts, picture, when)[0].sigmoid().tolist() for picture in pictures]
 
     def _weights(self) -> bytes:
         return save({name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()})

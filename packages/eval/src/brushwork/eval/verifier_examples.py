@@ -8,8 +8,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -49,10 +50,12 @@ class Candidate:
     """A drawn answer to a prompt.
 
     Attributes:
-        prompt: the words it was drawn for.
+        kind: the prompt's category.
+        prompt: the words it is judged by.
         pictures: those of each look, with the share of steps taken; the finished one, with 1, the last.
     """
 
+    kind: str
     prompt: str
     pictures: Sequence[tuple[float, Image]]
 
@@ -128,7 +131,30 @@ def _draw(
     for row, (sample, trajectory) in enumerate(zip(batch, drawn, strict=True)):
         if trajectory.finished and any(trajectory.drafts):
             looks = [] if recording is None else recording.pictures[row]
-            yield Candidate(prompt=sample.prompt, pictures=[*looks, (1.0, trajectory.final_image)])
+            pictures = [*looks, (1.0, trajectory.final_image)]
+            yield Candidate(kind=sample.kind, prompt=sample.prompt, pictures=pictures)
+
+
+def asked_otherwise(candidates: Sequence[Candidate], number: int, seed: int) -> list[Candidate]:
+    """The same pictures under other prompts of their kind, which most of them do not show.
+
+    They keep a verifier from learning which prompts are easy, where it is to look at the picture.
+
+    Args:
+        candidates: whose prompts there are.
+        number: of prompts drawn for each; a candidate's own is left out.
+        seed: decides which.
+    """
+    rng = np.random.default_rng(seed)
+    kinds: dict[str, list[str]] = {}
+    for candidate in candidates:
+        kinds.setdefault(candidate.kind, []).append(candidate.prompt)
+    return [
+        replace(candidate, prompt=prompt)
+        for candidate in candidates
+        for prompt in rng.choice(kinds[candidate.kind], number).tolist()
+        if prompt != candidate.prompt
+    ]
 
 
 def label(candidates: Sequence[Candidate], judge: Judge, num_workers: int = 1) -> list[list[Example]]:

@@ -27,7 +27,7 @@ from brushwork.critic.verdict import Judge
 from brushwork.eval.baselines.best_of_n import OpenSampler, steps_to_look
 from brushwork.eval.benchmark import Benchmark
 from brushwork.eval.sampler import Sampler, told_by
-from brushwork.eval.verifier_examples import Example, draw_candidates, label, progress_bar
+from brushwork.eval.verifier_examples import Candidate, Example, asked_otherwise, draw_candidates, label, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ METRICS_FILE = "metrics.json"
 HEADS = ("clear", "potential", "final")
 """The logits of `VerifierNetwork`, in order."""
 _WARMUP = 0.1  # of the training steps
+_MEASURED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +76,9 @@ def train_verifier(
     out: str | Path,
     config: VerifierConfig | None = None,
     look_at: Sequence[float] = (0.3, 0.5, 0.7),
+    other_prompts: int = 1,
     held_out: float = 0.1,
-    epochs: int = 8,
+    epochs: int = 3,
     batch_size: int = 64,
     lr: float = 2e-3,
     draw_batch_size: int = 52,
@@ -97,6 +99,7 @@ def train_verifier(
         config: sizes of the verifier.
         look_at: shares of the denoising steps after which pictures are looked at; none: the verifier learns to reward
             finished pictures alone.
+        other_prompts: of its kind, that each candidate is judged by as well: as many calls of the judge again.
         held_out: share of the prompts that only measures.
         epochs: passes over the examples.
         batch_size: examples in a training step.
@@ -119,13 +122,14 @@ def train_verifier(
     config = replace(config or VerifierConfig(), unfinished=bool(steps))
     candidates = draw_candidates(sampler, benchmark.prompts(), steps, batch_size=draw_batch_size)
     apart = held_out_prompts([candidate.prompt for candidate in candidates], held_out, seed)
-    examples = [one for some in label(candidates, judge, num_workers) for one in some]
-    learnt = [one for one in examples if one.prompt not in apart]
-    measured = [one for one in examples if one.prompt in apart]
+    measured = _labelled([one for one in candidates if one.prompt in apart], judge, num_workers)
+    kept = [one for one in candidates if one.prompt not in apart]
+    learnt = _labelled([*kept, *asked_otherwise(kept, other_prompts, seed)], judge, num_workers)
     check_labels(learnt)
     verifier = fit(tensors(learnt, config), config, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
     metrics = {
-        "auc": areas(verifier, tensors(measured, config)),
+        "auc": areas(verifier, measured),
+        "auc_within_prompts": areas(verifier, measured, within_prompts=True),
         "candidates": len(candidates),
         "examples": len(learnt),
         "held_out_prompts": len(apart),
@@ -139,6 +143,10 @@ def train_verifier(
     }
     write(verifier, metrics, folder)
     return folder
+
+
+def _labelled(candidates: Sequence[Candidate], judge: Judge, num_workers: int) -> list[Example]:
+    return [one for examples in label(candidates, judge, num_workers) for one in examples]
 
 
 def check_request(benchmark: Benchmark, folder: Path, held_out: float, overwrite: bool) -> None:
@@ -234,26 +242,43 @@ def loss_of(network: VerifierNetwork, batch: Examples) -> Float[Tensor, ""]:
 
 
 @torch.inference_mode()
-def areas(verifier: TrainedVerifier, examples: Examples, batch_size: int = 256) -> dict[str, dict[str, float | None]]:
+def areas(
+    verifier: TrainedVerifier, examples: Sequence[Example], *, within_prompts: bool = False
+) -> dict[str, dict[str, float | None]]:
     """Area under the ROC curve of each head at each share of the steps; None where all targets are alike.
+
+    Args:
+        verifier: asked.
+        examples: with the answers.
+        within_prompts: the mean over prompts of the area among the pictures of one prompt, which is what best of n
+            needs: over all prompts, some of it is knowing the hard prompts.
 
     Returns:
         Head → progress, such as "0.5" → area.
     """
-    batches = torch.arange(len(examples)).split(batch_size)
-    network = verifier.network
-    parts = [network(one.texts, one.pictures, one.progress) for one in (examples[numbers] for numbers in batches)]
+    known = tensors(examples, verifier.network.config)
+    batches = [known[numbers] for numbers in torch.arange(len(known)).split(_MEASURED_AT_ONCE)]
+    parts = [verifier.network(one.texts, one.pictures, one.progress) for one in batches]
     logits = torch.cat(parts) if parts else torch.zeros(0, 3)
+    groups: dict[str, list[int]] = {}
+    for number, one in enumerate(examples):
+        groups.setdefault(one.prompt if within_prompts else "", []).append(number)
     found: dict[str, dict[str, float | None]] = {name: {} for name in HEADS}
-    for progress in sorted(set(examples.progress.tolist())):
+    for progress in sorted({one.progress for one in examples}):
         for head, name in enumerate(HEADS):
-            some = (examples.progress == progress) & (examples.known[:, head] > 0)
-            targets = examples.targets[some, head].int()
-            if len(targets):
-                both = 0 < int(targets.sum()) < len(targets)
-                area = float(binary_auroc(logits[some, head].sigmoid(), targets)) if both else None
-                found[name][f"{progress:.3g}"] = area
+            some = (known.progress == progress) & (known.known[:, head] > 0)
+            if some.any():
+                rows = [torch.tensor(group)[some[group]] for group in groups.values()]
+                each = [_area(logits[row, head], known.targets[row, head]) for row in rows]
+                told = [area for area in each if area is not None]
+                found[name][f"{progress:.3g}"] = sum(told) / len(told) if told else None
     return found
+
+
+def _area(logits: Float[Tensor, " n"], targets: Float[Tensor, " n"]) -> float | None:
+    if len(targets.unique()) < 2:
+        return None
+    return float(binary_auroc(logits.sigmoid(), targets.int()))
 
 
 def write(verifier: TrainedVerifier, metrics: Mapping[str, Any], folder: Path) -> None:
@@ -265,4 +290,8 @@ def write(verifier: TrainedVerifier, metrics: Mapping[str, Any], folder: Path) -
     (partial / METRICS_FILE).write_text(content, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    log.info("a verifier is in %s; areas under the ROC curve on held-out prompts: %s", folder, metrics["auc"])
+    log.info(
+        "a verifier is in %s; areas under the ROC curve within held-out prompts: %s",
+        folder,
+        metrics["auc_within_prompts"],
+    )
