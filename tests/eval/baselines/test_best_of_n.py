@@ -253,6 +253,7 @@ def test_what_cannot_be_done_is_refused(settings, said):
         BestOfN(**{"sampler": Painter(), "verifier": ByShade(), **settings})
 
 
+@pytest.mark.slow
 def test_best_of_four_beats_one(world: ShapesWorld, judge: OracleJudge):
     """Half of the renderer's answers are wrong: best of four by an exact judge errs in one of sixteen."""
     sampler = RendererSampler(world=world, error_rate=0.5)
