@@ -115,9 +115,10 @@ def predict(
     rejected = read_rejected(folder)
     if len(rejected) == len(samples):
         raise ValueError(f"the sampler refused every prompt; the first, {samples[0].prompt!r}: {rejected[0]['reason']}")
-    if rejected:
+    if rejected and ranks.rank == 0:
         log.warning("%d of %d prompts were set aside; see %s", len(rejected), len(samples), folder / REJECTED_FILES)
-    log.info("%d trajectories are in %s", len(samples) - len(rejected), folder)
+    if ranks.rank == 0:
+        log.info("%d trajectories are in %s", len(samples) - len(rejected), folder)
     return folder
 
 
