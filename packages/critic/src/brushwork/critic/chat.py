@@ -16,11 +16,10 @@ from weakref import WeakValueDictionary
 
 import openai
 import PIL.Image
-import stamina
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pyrate_limiter import GCRA, Duration, Limiter, Rate, StateBucket
 
 from brushwork.critic.answer_cache import question_key, read_answer, write_answer
+from brushwork.critic.endpoint import Unusable, backoff, check_settings, connect, evenly, retrying
 from brushwork.tokens.trajectory import Image
 
 M = TypeVar("M", bound=BaseModel)
@@ -40,10 +39,6 @@ class ChatError(RuntimeError):
     def transient(self) -> bool:
         """Whether another try may go better: a refusal is an answer."""
         return not str(self).startswith(_REFUSED)
-
-
-class _UnusableAnswer(Exception):
-    """What came is cut off, no completion, or does not fit the schema: worth asking again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,11 +116,7 @@ class ChatModel:
     completion_price: float = field(default=0.0, metadata=OPERATIONAL)
 
     def __post_init__(self):
-        positive = ("timeout", "attempts", "max_wait", "requests_per_minute")
-        if wrong := {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}:
-            raise ValueError(f"{wrong}: expected above 0; set them higher")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url={self.base_url!r}: expected such as 'http://localhost:8000/v1'; add http://")
+        check_settings(self, ("timeout", "attempts", "max_wait", "requests_per_minute"))
 
     def ask(self, schema: type[M], system: str, text: str, images: Sequence[Image] = ()) -> M:
         """The answer, from the cache where the same has been asked before.
@@ -212,22 +203,14 @@ class _Session:
     def __init__(self, chat: ChatModel):
         self.chat = chat
         self.usage = Usage()
-        rate = Rate(chat.requests_per_minute, Duration.MINUTE, burst=1)  # endpoints count by the second, too
-        self.limiter = Limiter(StateBucket([rate], algorithm=GCRA()), buffer_ms=0)
+        self.limiter = evenly(chat.requests_per_minute)
         self._guard = threading.Lock()
         self._locks = WeakValueDictionary[str, threading.Lock]()
 
     @cached_property
     def client(self) -> openai.OpenAI:
         """Made for the first request, so that what is in the cache needs no key."""
-        chat = self.chat
-        key = os.environ.get(chat.api_key_env)
-        if not key and chat.base_url is None:
-            raise ValueError(
-                f"the environment variable {chat.api_key_env} is not set, and OpenAI expects a key; "
-                "export it, or set base_url to a server of your own"
-            )
-        return openai.OpenAI(api_key=key or "none", base_url=chat.base_url, timeout=chat.timeout, max_retries=0)
+        return connect(self.chat.base_url, self.chat.api_key_env, self.chat.timeout)
 
     def lock(self, key: str) -> threading.Lock:
         """The lock of one question; gone when nobody asks it."""
@@ -237,28 +220,16 @@ class _Session:
     def answer(self, request: Mapping[str, Any], read: Callable[["_Completion"], T]) -> T:
         """Asks until there is an answer that `read` accepts."""
         chat = self.chat
-        retrying = stamina.RetryingCaller(attempts=chat.attempts, timeout=None, wait_initial=1, wait_max=chat.max_wait)
+        repeat = partial(backoff, max_wait=chat.max_wait)
         try:
-            return retrying(self.backoff, self.attempt, request, read)
-        except (openai.APIError, _UnusableAnswer) as error:
-            if self.backoff(error) is not False:
+            return retrying(chat.attempts, chat.max_wait)(repeat, self.attempt, request, read)
+        except (openai.APIError, Unusable) as error:
+            if repeat(error) is not False:
                 raise ChatError(f"no usable answer in {chat.attempts} attempts: {error}") from error
             raise ChatError(
                 f"the endpoint refuses the request: {error}; "
                 f"check model={chat.model}, base_url={chat.base_url} and the key in {chat.api_key_env}"
             ) from error
-
-    def backoff(self, error: Exception) -> bool | float:
-        """Whether to ask again, and after how many seconds where the endpoint says so."""
-        if isinstance(error, openai.APIConnectionError | _UnusableAnswer):
-            return True
-        if not isinstance(error, openai.APIStatusError) or (error.status_code != 429 and error.status_code < 500):
-            return False
-        try:
-            seconds = float(error.response.headers["retry-after"])
-        except (KeyError, ValueError):  # not said, or a date
-            return True
-        return seconds if 0 <= seconds <= self.chat.max_wait else True
 
     def attempt(self, request: Mapping[str, Any], read: Callable[["_Completion"], T]) -> T:
         """Asks once."""
@@ -269,7 +240,7 @@ class _Session:
         try:
             completion = _Completion.model_validate_json(response.content)
         except ValidationError as error:
-            raise _UnusableAnswer(f"the endpoint sent no completion ({_problems(error)})") from error
+            raise Unusable(f"the endpoint sent no completion ({_problems(error)})") from error
         if completion.usage is not None:
             self.count(**completion.usage.model_dump())
         return read(completion)
@@ -335,15 +306,13 @@ def _fitting(schema: type[M], completion: _Completion) -> M:
     try:
         return schema.model_validate_json(choice.message.content or "")
     except ValidationError as error:
-        raise _UnusableAnswer(
-            f"the answer does not fit ({_problems(error)}; finish reason {choice.finish_reason})"
-        ) from error
+        raise Unusable(f"the answer does not fit ({_problems(error)}; finish reason {choice.finish_reason})") from error
 
 
 def _free(completion: _Completion) -> Reply:
     """The answer as it came."""
     if not completion.choices:
-        raise _UnusableAnswer("the endpoint sent no choice")
+        raise Unusable("the endpoint sent no choice")
     choice = completion.choices[0]
     return Reply(
         text=choice.message.content,

@@ -9,13 +9,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from brushwork.data.index import read_index
 from brushwork.data.shards import shard_path, write_shard
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
 from brushwork.eval.machine import command_line, machine, peak_memory
+from brushwork.eval.progress import progress_bar
 from brushwork.eval.verdicts import json_lines, read_record, write_text
 from brushwork.tokens.trajectory import Trajectory
 
@@ -200,13 +198,13 @@ def draw_all(sampler: Sampler | KeyedSampler, batches: Sequence[Batch], ranks: R
     done = sum(len(batch.samples) for batch in batches if batch.done)
     if done and ranks.rank == 0:
         log.info("%d of %d prompts were done before; going on", done, sum(len(batch.samples) for batch in batches))
-    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=ranks.rank > 0) as progress:
-        task = progress.add_task("drawing", total=sum(len(batch.samples) for batch in batches), completed=done)
+    total = sum(len(batch.samples) for batch in batches)
+    with progress_bar("drawing", total, shown=ranks.rank == 0) as tell:
+        tell(done)
         for batch in batches[ranks.rank :: ranks.number]:
             if not batch.done:
                 batch.write(*draw(sampler, batch.samples))
-                progress.update(task, completed=sum(len(each.samples) for each in batches if each.done))
+                tell(sum(len(each.samples) for each in batches if each.done))
 
 
 def requested_samples(benchmark: Benchmark | None, prompts: Sequence[str] | None, seed: int) -> list[BenchmarkPrompt]:

@@ -6,20 +6,18 @@ import logging
 import math
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brushwork.critic.verdict import Judge, JudgeFailure, Verdict
 from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt, Examiner, PromptExaminer
 from brushwork.eval.machine import command_line, machine
 from brushwork.eval.process_judges import ProcessJudges
+from brushwork.eval.progress import progress_bar
 from brushwork.eval.sampler import PREDICTIONS_FOLDER, prompt_of, read_samples, told_by
 from brushwork.eval.scores import SCORES_FILE, Scores, aggregate, scores_json
 from brushwork.eval.verdicts import (
@@ -186,7 +184,6 @@ def judge_all(
     num_workers: int,
 ) -> Iterator[ScoredTrajectory]:
     """The rows in order, each logged as soon as it is there; what the log has already is not judged again."""
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     if len(done.rows):
         log.info("%d of %d were judged before; going on", len(done.rows), number)
 
@@ -197,26 +194,30 @@ def judge_all(
         done.add(judged)
         return judged
 
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("judging", total=number)
-        if num_workers == 1:
+    with progress_bar("judging", number) as tell:
+        for place, judged in enumerate(in_order(row, samples, num_workers), start=1):
+            yield judged
+            tell(place)
+
+
+def in_order(
+    row: Callable[[Trajectory | Rejected], ScoredTrajectory], samples: Iterator[Trajectory | Rejected], num_workers: int
+) -> Iterator[ScoredTrajectory]:
+    """The row of each sample, computed by so many threads: one is this one."""
+    if num_workers == 1:
+        yield from map(row, samples)
+        return
+    waiting: deque[Future[ScoredTrajectory]] = deque()
+    with ThreadPoolExecutor(num_workers) as pool:
+        try:
             for sample in samples:
-                yield row(sample)
-                progress.advance(task)
-            return
-        waiting: deque[Future[ScoredTrajectory]] = deque()
-        with ThreadPoolExecutor(num_workers) as pool:
-            try:
-                for sample in samples:
-                    waiting.append(pool.submit(row, sample))
-                    while len(waiting) > 2 * num_workers:  # no more than that: they hold pictures
-                        yield waiting.popleft().result()
-                        progress.advance(task)
-                while waiting:
+                waiting.append(pool.submit(row, sample))
+                while len(waiting) > 2 * num_workers:  # no more than that: they hold pictures
                     yield waiting.popleft().result()
-                    progress.advance(task)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # after an error; what is being judged is still logged
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an error; what is being judged is still logged
 
 
 def implied_prompt(sample: Trajectory) -> BenchmarkPrompt:

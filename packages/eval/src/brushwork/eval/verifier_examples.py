@@ -5,18 +5,16 @@ and the potential of each p_k; p_k is clear where the judge already says of it w
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from brushwork.critic.verdict import Judge, JudgeFailure, Verdict
 from brushwork.eval.baselines.best_of_n import OpenSampler
 from brushwork.eval.benchmark import BenchmarkPrompt
+from brushwork.eval.progress import progress_bar
 from brushwork.eval.sampler import Sampler
 from brushwork.tokens.trajectory import Image
 
@@ -97,11 +95,11 @@ def draw_candidates(
         batch_size: prompts in one call.
     """
     candidates = []
-    with progress_bar("drawing", len(samples)) as advance:
+    with progress_bar("drawing", len(samples)) as tell:
         for begin in range(0, len(samples), batch_size):
             batch = samples[begin : begin + batch_size]
             candidates += _draw(sampler, batch, steps)
-            advance(len(batch))
+            tell(begin + len(batch))
     if len(candidates) < len(samples):
         log.warning("%d of %d prompts gave no picture", len(samples) - len(candidates), len(samples))
     return candidates
@@ -166,10 +164,10 @@ def label(candidates: Sequence[Candidate], judge: Judge, num_workers: int = 1) -
         num_workers: candidates judged at the same time, by threads: more than 1 where the judge waits for an endpoint.
     """
     labelled = []
-    with progress_bar("judging", len(candidates)) as advance, ThreadPoolExecutor(num_workers) as pool:
+    with progress_bar("judging", len(candidates)) as tell, ThreadPoolExecutor(num_workers) as pool:
         for examples in pool.map(lambda candidate: _examples(candidate, judge), candidates):
             labelled.append(examples)
-            advance(1)
+            tell(len(labelled))
     asked = sum(len(candidate.pictures) for candidate in candidates)
     if missing := asked - sum(map(len, labelled)):
         log.warning("the judge failed on %d of %d pictures, which nothing is learnt from", missing, asked)
@@ -197,12 +195,3 @@ def _says_the_same(now: Verdict | JudgeFailure, then: Verdict) -> bool:
     if isinstance(now, JudgeFailure):
         return False
     return now.passed == then.passed and abs(now.score - then.score) <= CLEAR_TOLERANCE
-
-
-@contextmanager
-def progress_bar(doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows on stderr how far a task is; gives what advances it."""
-    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(doing, total=total)
-        yield lambda amount: progress.advance(task, amount)

@@ -26,8 +26,9 @@ from brushwork.critic.trained_verifier import (
 from brushwork.critic.verdict import Judge
 from brushwork.eval.baselines.best_of_n import OpenSampler, steps_to_look
 from brushwork.eval.benchmark import Benchmark
+from brushwork.eval.progress import progress_bar
 from brushwork.eval.sampler import Sampler, told_by
-from brushwork.eval.verifier_examples import Candidate, Example, asked_otherwise, draw_candidates, label, progress_bar
+from brushwork.eval.verifier_examples import Candidate, Example, asked_otherwise, draw_candidates, label
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     steps = epochs * -(-len(examples) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=_WARMUP)
-    with progress_bar("learning", steps) as advance:
+    with progress_bar("learning", steps) as tell:
         for _ in range(epochs):
             for numbers in torch.randperm(len(examples), generator=generator).split(batch_size):
                 loss = loss_of(network, examples[numbers])
@@ -230,7 +231,7 @@ def fit(
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-                advance(1)
+                tell(schedule.last_epoch)
     return TrainedVerifier(network)
 
 

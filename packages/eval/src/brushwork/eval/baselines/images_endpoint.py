@@ -15,17 +15,17 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import openai
 import PIL.Image
 import PIL.PngImagePlugin
-import stamina
 from pydantic import BaseModel, ValidationError
-from pyrate_limiter import GCRA, Duration, Limiter, Rate, StateBucket
+from pyrate_limiter import Limiter
 
+from brushwork.critic.endpoint import Unusable, backoff, check_settings, connect, evenly, retrying
 from brushwork.eval.baselines.pictures import decode_picture
 from brushwork.tokens.trajectory import Draft, Image, Step, Trajectory
 
@@ -41,11 +41,7 @@ class EndpointError(OSError):
     """The endpoint gives no pictures; the text says why and what to look at."""
 
 
-class _Unusable(Exception):
-    """What came holds no picture: worth trying again."""
-
-
-class _Empty(_Unusable):
+class _Empty(Unusable):
     """The answer is whole and holds no picture, as where a filter has taken it out."""
 
 
@@ -119,11 +115,7 @@ class ImagesEndpointSampler:
 
     def __post_init__(self) -> None:
         """Raises ValueError for settings that cannot be."""
-        positive = ("concurrency", "requests_per_minute", "timeout", "attempts", "max_wait")
-        if wrong := {name: getattr(self, name) for name in positive if getattr(self, name) <= 0}:
-            raise ValueError(f"{wrong}: expected above 0; set them higher")
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url={self.base_url!r}: expected such as 'http://localhost:8000/v1'; add http://")
+        check_settings(self, ("concurrency", "requests_per_minute", "timeout", "attempts", "max_wait"))
 
     @property
     def fingerprint(self) -> str:
@@ -199,36 +191,31 @@ class _Session:
     @cached_property
     def client(self) -> openai.OpenAI:
         """The client of the endpoint, which does not try again by itself."""
-        sampler = self.sampler
-        key = os.environ.get(sampler.api_key_env)
-        if not key and sampler.base_url is None:
-            raise EndpointError(
-                f"the environment variable {sampler.api_key_env} is not set, and OpenAI expects a key; "
-                "export it, or set base_url to a server of your own"
-            )
-        return openai.OpenAI(api_key=key or "none", base_url=sampler.base_url, timeout=sampler.timeout, max_retries=0)
+        try:
+            return connect(self.sampler.base_url, self.sampler.api_key_env, self.sampler.timeout)
+        except ValueError as error:
+            raise EndpointError(str(error)) from error
 
     def answer(self, path: Path, request: Mapping[str, Any]) -> _Answer:
         """Asks until there is an answer, and keeps it: a picture, or a refusal."""
         sampler = self.sampler
-        retrying = stamina.RetryingCaller(
-            attempts=sampler.attempts, timeout=None, wait_initial=1, wait_max=sampler.max_wait
-        )
+        repeat = partial(backoff, max_wait=sampler.max_wait)
+        insist = retrying(sampler.attempts, sampler.max_wait)
         try:
-            picture, seconds = retrying(self.backoff, self.attempt, request)
+            picture, seconds = insist(repeat, self.attempt, request)
             # Asking again would be paid for again: from here on only the download is tried more than once.
             data = (
                 base64.b64decode(picture.b64_json)
                 if picture.b64_json
-                else retrying(self.backoff, self.download, picture.url or "")
+                else insist(repeat, self.download, picture.url or "")
             )
             answer = _Answer(image=decode_picture(data), revised_prompt=picture.revised_prompt or "", seconds=seconds)
         except ValueError as error:
             raise EndpointError(f"the endpoint sent what is no picture: {error}") from error
-        except (openai.APIError, _Unusable) as error:
+        except (openai.APIError, Unusable) as error:
             if isinstance(error, _Empty) or _refuses(error):
                 answer = _Answer(refusal=str(error))
-            elif self.backoff(error) is not False:
+            elif repeat(error) is not False:
                 raise EndpointError(f"no picture in {sampler.attempts} attempts: {error}") from error
             else:
                 raise EndpointError(
@@ -237,18 +224,6 @@ class _Session:
                 ) from error
         _write(path, answer)
         return answer
-
-    def backoff(self, error: Exception) -> bool | float:
-        """Whether to ask again, and after how many seconds where the endpoint says so."""
-        if isinstance(error, openai.APIConnectionError | _Unusable):
-            return True
-        if not isinstance(error, openai.APIStatusError) or (error.status_code != 429 and error.status_code < 500):
-            return False
-        try:
-            seconds = float(error.response.headers["retry-after"])
-        except (KeyError, ValueError):  # not said, or a date
-            return True
-        return seconds if 0 <= seconds <= self.sampler.max_wait else True
 
     def attempt(self, request: Mapping[str, Any]) -> tuple[_Picture, float]:
         """Asks once; the picture as it was sent, and the seconds that it took."""
@@ -260,7 +235,7 @@ class _Session:
         try:
             pictures = _Pictures.model_validate_json(response.content).data
         except ValidationError as error:
-            raise _Unusable(f"the endpoint's answer is not one about images ({response.content[:60]!r})") from error
+            raise Unusable(f"the endpoint's answer is not one about images ({response.content[:60]!r})") from error
         if not pictures or not (pictures[0].b64_json or pictures[0].url):
             raise _Empty("the answer holds no picture, as where a filter has taken it out")
         return pictures[0], seconds
@@ -274,9 +249,9 @@ class _Session:
                 data = response.read(MAX_BYTES + 1)
                 length = int(response.headers.get("Content-Length") or 0)
         except (OSError, http.client.HTTPException) as error:
-            raise _Unusable(f"the picture cannot be fetched from where the endpoint keeps it ({error})") from error
+            raise Unusable(f"the picture cannot be fetched from where the endpoint keeps it ({error})") from error
         if len(data) < min(length, MAX_BYTES):
-            raise _Unusable(f"the picture cannot be fetched whole: {len(data)} of {length} bytes came")
+            raise Unusable(f"the picture cannot be fetched whole: {len(data)} of {length} bytes came")
         if len(data) > MAX_BYTES:
             raise EndpointError(f"the picture at {url[:60]} has more than {MAX_BYTES} bytes; it was not read")
         return data
@@ -285,8 +260,7 @@ class _Session:
 @cache
 def _limiter(requests_per_minute: int, base_url: str | None, model: str) -> Limiter:
     """One a process and model of an endpoint: batch after batch keeps the pace."""
-    rate = Rate(requests_per_minute, Duration.MINUTE, burst=1)
-    return Limiter(StateBucket([rate], algorithm=GCRA()), buffer_ms=0)
+    return evenly(requests_per_minute)
 
 
 def _web() -> urllib.request.OpenerDirector:
