@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist, variance
 
 import numpy as np
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,22 +246,4 @@ def over_runs(
 
 def student_quantile(confidence: float, freedom: int) -> float:
     """The two-sided quantile of Student's t, 4.30 for 0.95 and two degrees of freedom."""
-    normal = normal_quantile(confidence)  # below every Student quantile
-    low, high = normal, 2 * normal
-    while student_probability(high, freedom) < confidence:
-        high *= 2
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_probability(middle, freedom) < confidence else (low, middle)
-    return high
-
-
-def student_probability(value: float, freedom: int) -> float:
-    """How likely Student's t lies within ± `value`; a finite sum for whole degrees of freedom."""
-    angle = math.atan(value / math.sqrt(freedom))
-    odd = freedom % 2
-    total, term = 0.0, math.cos(angle) ** odd
-    for power in range(odd, freedom - 1, 2):
-        total += term
-        term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return float(student.ppf(0.5 + confidence / 2, freedom))

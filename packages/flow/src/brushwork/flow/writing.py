@@ -116,12 +116,8 @@ class Writer:
         planner: Planner | None = None,
         inspector: Inspector | None = None,
     ) -> None:
-        self.vocabulary, self.temperature, self.single_pass, self.forgets = (
-            vocabulary,
-            temperature,
-            single_pass,
-            forgets,
-        )
+        self.vocabulary, self.temperature = vocabulary, temperature
+        self.single_pass, self.forgets = single_pass, forgets
         self.max_text, self.max_external_text, self.max_images = max_text, max_external_text, max_images
         self.planner, self.inspector = planner, inspector
         self._table = transition_table(vocabulary, single_pass=single_pass, thinks=thinks)

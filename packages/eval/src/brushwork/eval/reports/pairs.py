@@ -1,9 +1,10 @@
 """Two arms on the same prompts: how far they lie apart, on how many prompts each is better, and how sure that is."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+
+from scipy.stats import binomtest
 
 from brushwork.eval.benchmark import Scale
 from brushwork.eval.reports.runs import Run
@@ -116,9 +117,7 @@ def by_unit(values: Mapping[str, Sequence[tuple[str, Values]]], scale: Scale) ->
 
 def sign_test(wins: int, losses: int) -> float:
     """The two-sided p-value of so unequal a split, were both sides equally likely; 1 without any."""
-    num = wins + losses
-    tail = sum(math.comb(num, few) for few in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**num)
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 def find(pairs: Sequence[Pair], first: str, second: str) -> Interval | None:
