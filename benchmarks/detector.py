@@ -19,7 +19,7 @@ from brushwork.critic.judges.oracle import OracleJudge
 from brushwork.critic.scene import SceneGraph, describe
 from brushwork.data.subsets.flaws import plant
 from brushwork.data.worlds.glyphs import BACKGROUND, PALETTE
-from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
 
 SIGMAS = (0, 10, 20, 30, 40, 50, 60, 80)  # of 255
 SWAPPED = (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -55,7 +55,8 @@ def cells(scene: SceneGraph, world: ShapesWorld) -> list[tuple[str, str | None, 
 def measure(world: ShapesWorld, num_scenes: int, seed: int) -> dict:
     """Error rates by noise level and by kind of flaw, and milliseconds for an image."""
     rng = np.random.default_rng(seed)
-    scenes = [world.sample(KINDS[index % len(KINDS)], rng, "train")[1] for index in range(num_scenes)]
+    kinds = KINDS + HARD_KINDS
+    scenes = [world.sample(kinds[index % len(kinds)], rng, "train")[1] for index in range(num_scenes)]
     images = [world.render(scene) for scene in scenes]
     pairs = list(zip(scenes, images, strict=True))
 

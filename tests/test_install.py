@@ -63,12 +63,12 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
     return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
-def environment(folder: Path, package: str) -> Path:
-    """Makes a virtual environment for a package, and returns its Python."""
+def environment(folder: Path, *packages: str) -> Path:
+    """Makes a virtual environment for packages, and returns its Python."""
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     view = folder / "third_party"
     view.mkdir()
-    for name in third_party(package):
+    for name in set().union(*map(third_party, packages)):
         distribution = importlib.metadata.distribution(name)
         for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
             if not (view / top).exists():
@@ -135,6 +135,14 @@ def test_the_command_works_from_wheels_and_names_what_is_missing(wheelhouse, tmp
     assert missing.stderr == "error: lightning report needs brushwork-eval: pip install brushwork-eval\n"
 
 
+def test_a_model_comes_along_and_draws_at_once(tmp_path):
+    python = environment(tmp_path, "trainer", "eval")
+    pip_install(python, "./packages/trainer", "./packages/eval")
+    said = run(tmp_path / "venv/bin/lightning", "predict", "prompt=a red circle left of a blue square", cwd=tmp_path)
+    pictures = [tmp_path / line for line in said.splitlines()[-2:]]
+    assert [path.name for path in pictures] == ["answer.png", "trajectory.png"] and all(map(Path.is_file, pictures))
+
+
 @pytest.mark.parametrize("package", NEEDS)
 def test_a_release_names_no_folder_and_carries_its_licence(package, wheelhouse, tmp_path):
     (wheel,) = wheelhouse.glob(f"brushwork_{package}-*.whl")
@@ -144,6 +152,8 @@ def test_a_release_names_no_folder_and_carries_its_licence(package, wheelhouse, 
     assert "file:" not in metadata
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "brushwork/__init__.py" not in names
+    if package == "flow":
+        assert {f"brushwork/flow/models/{model}/ema.safetensors" for model in ("mini", "mini_base")} <= set(names)
 
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT / "packages" / package,
         **{RELEASE: "1"})  # fmt: skip

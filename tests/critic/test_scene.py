@@ -218,7 +218,7 @@ def test_no_explanation_is_shorter(asked, drawn):
 def test_many_smudges_are_no_burden():
     seen = SceneGraph(objects=tuple(SceneObject(name="smudge", color="red", x=i / 20, y=0.1) for i in range(20)))
     wanted = scene(*(f"red {name}" for name in SHAPES))
-    assert kinds(wanted, seen) == ["shape"] * 5 + ["extra"] * 15
+    assert kinds(wanted, seen) == ["shape"] * 7 + ["extra"] * 13
 
 
 def test_the_default_tolerance_is_half_a_cell():

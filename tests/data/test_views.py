@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from brushwork.critic.scene import diff, parse_scene
 from brushwork.data import views
+from brushwork.data.augment import Augmentation
 from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.subsets.multi_turn import multi_turn
@@ -30,6 +32,20 @@ def test_single_pass_is_prompt_and_answer(stored):
     (draft,) = step.drafts
     assert step.plan is None and draft.inspection is None and not draft.flawed
     assert draft.image is stored.final_image
+
+
+def test_a_text_plan_with_detours_ends_in_what_is_drawn():
+    """Read alone, its last description is the picture's: what was led astray has been taken back in words."""
+    tasks = [shapes_task(ShapesWorld(), "two_objects", np.random.default_rng(n), "train") for n in range(16)]
+    drawing, detours = shapes_drawing(critique=False), Augmentation(rate=1.0)
+    commands = set()
+    for made in map(views.text_plan, multi_turn(tasks, drawing=drawing, augmentation=detours)):
+        *before, last = made.steps
+        commands |= {step.plan.instruction.split()[0] for step in made.steps}
+        assert all(step.drafts == () for step in before)
+        said, shown = parse_scene(last.plan.description), ShapesWorld().detect(made.final_image)
+        assert not diff(said, shown) and len(said.objects) == len(shown.objects)
+    assert commands == {"add", "make", "replace", "remove"}
 
 
 def test_text_plan_draws_once(stored):

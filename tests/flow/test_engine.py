@@ -9,6 +9,7 @@ from brushwork.flow.engine import Engine, image_tokens
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.path import timestep_grid
 from brushwork.flow.solver import euler
+from brushwork.tokens.segments import blank
 
 
 def picture(seed: int) -> np.ndarray:
@@ -110,7 +111,7 @@ def test_a_restarted_sequence_is_one_that_never_read_anything_else(make_engine, 
         torch.testing.assert_close(velocity(engine, alone[0]), velocity(fresh, alone[1]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("context", "tokens"), [("latent", 6), ("vision", 18), ("both", 24)])
+@pytest.mark.parametrize(("context", "tokens"), [("latent", 6), ("vision", 18), ("both", 24), ("blank", 24)])
 def test_what_stands_for_a_picture(make_engine, vocabulary, context, tokens):
     """Two positions, whatever stands there; the branch without images has none of it."""
     engine = make_engine(context=context)
@@ -122,6 +123,18 @@ def test_what_stands_for_a_picture(make_engine, vocabulary, context, tokens):
     (view,) = engine.views([0])
     assert view.without_text.mark == (5 + tokens, 5 + 2)
     assert view.without_images.mark == (5 + 4, 5 + 4)
+
+
+def test_a_picture_read_as_blank_is_a_blank_picture(make_engine, vocabulary):
+    logits = []
+    for context, image in (("both", blank(16, 16)), ("blank", picture(0)), ("blank", picture(1)), ("both", picture(0))):
+        engine = make_engine(context=context)
+        engine.read_text([text(TEXTS[0], vocabulary)])
+        logits.append(engine.read_images([image]))
+    assert torch.equal(logits[0], logits[1]) and torch.equal(logits[1], logits[2])
+    assert not torch.allclose(logits[0], logits[3], atol=1e-3)
+    with pytest.raises(ValueError, match="tokens of 8 pixels"):
+        make_engine(context="blank").read_images([picture(0)[:12]])
 
 
 def test_duplicate_branches_are_computed_once(make_engine, vocabulary):

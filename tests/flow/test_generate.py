@@ -225,7 +225,8 @@ def drawings(documents, control):
 
 
 @pytest.mark.parametrize(
-    ("context", "history"), [("both", "full"), ("vision", "full"), ("both", "last"), ("latent", "last")]
+    ("context", "history"),
+    [("both", "full"), ("vision", "full"), ("both", "last"), ("latent", "last"), ("blank", "full"), ("blank", "last")],
 )
 def test_sampling_sees_what_training_saw(seeing_model, vocabulary, context, history):
     """Sampled trajectories, segmented for training: the same logits at every place, the same contexts to draw in."""
@@ -257,6 +258,33 @@ def test_a_model_that_cannot_see_reads_latents(model, vocabulary):
     both, latent = (make(model, vocabulary, context=c, **settings)(prompts, seeds) for c in ("both", "latent"))
     for one, other in zip(both, latent, strict=True):
         assert words(one) == words(other) and np.array_equal(one.final_image, other.final_image)
+
+
+class Inverting(Eager):
+    """Its pictures come out as negatives."""
+
+    def _paint(self, engine, rows, look=None):
+        for row, image in super()._paint(engine, rows, look):
+            yield row, 255 - image
+
+
+@pytest.mark.parametrize("history", ["full", "last"])
+def test_what_follows_a_picture_that_is_read_as_blank_does_not_depend_on_it(seeing_model, vocabulary, history):
+    """Words and later drawings, with every branch of guidance, and answers that were drafts."""
+    settings = dict(history=history, temperature=20.0, draft_steps=1, num_steps=2, max_images=3, max_text=6)
+    guidance, seeds = Guidance(text_scale=2.0, image_scale=2.0), range(len(PROMPTS) * 2)
+    same = {}
+    for context in ("blank", "both"):
+        sampling = Sampling(image_size=(16, 16), context=context, guidance=guidance, **settings)
+        kinds = (Eager, Inverting)
+        drawn = [kind(seeing_model, vocabulary, sampling)(PROMPTS * 2, seeds) for kind in kinds]
+        same[context] = all(
+            words(one) == words(other)
+            and all(np.array_equal(a.image, 255 - b.image) for a, b in zip(one.drafts, other.drafts, strict=True))
+            for one, other in zip(*drawn, strict=True)
+        )
+        assert max(len(list(trajectory.drafts)) for trajectory in drawn[0]) > 1
+    assert same == {"blank": True, "both": False}
 
 
 def test_documents_do_not_meet_and_end_well(seeing_model, vocabulary):

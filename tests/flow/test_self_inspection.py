@@ -1,6 +1,7 @@
 """The model's look at given pictures: what it would have said had it drawn them, cached as packed, by its grammar."""
 
 import pickle
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,56 @@ def test_of_its_own_drawings_it_says_what_it_said_when_it_drew_them(taught, voca
     assert after == before
     assert {bool(plans) for plans in columns[1]} == {True, False}
     assert {one.accepts for one in before} == {True, False}
+
+
+def test_of_every_draft_it_says_what_it_said_when_it_drew_on(taught, vocabulary):
+    """Second drafts too, after the first one and what was said of it."""
+    sampling = Sampling(image_size=(16, 16), num_steps=2, temperature=0.0, max_images=4, max_text=40)
+    drawn = TrajectoryGenerator(taught, vocabulary, sampling)(
+        ["a red circle", "a circle", "a blue square"] * 8, range(24)
+    )
+    so_far, before = [], []
+    for trajectory in drawn:
+        for place, step in enumerate(trajectory.steps):
+            for number, draft in enumerate(step.drafts, start=1):
+                if draft.inspection is not None:
+                    steps = (*trajectory.steps[:place], replace(step, drafts=step.drafts[:number]))
+                    so_far.append(replace(trajectory, steps=steps, finished=False))
+                    before.append(draft.inspection)
+    inspect = SelfInspector(taught, vocabulary, max_text=40)
+    after = inspect.last_drafts(so_far)
+    assert [inspection for inspection, _ in after] == before and len(before) > 20
+    assert {len(list(one.drafts)) for one in so_far} == {1, 2}
+    assert inspect.last_drafts([]) == []
+
+
+def test_inspection_in_a_later_step_is_packed_evaluation(either, vocabulary):
+    """How sure it is after two steps is what the pack of the whole sample says at `<refine>`."""
+    refused, accepted = Draft(image=RED, inspection=REFUSED), Draft(image=PICTURES[0], inspection=ACCEPTED)
+    first = Step(plan=PLAN, drafts=(refused, accepted))
+    so_far = Trajectory(key="t", prompt=PROMPTS[1], steps=(first, Step(plan=PLANS[1][1], drafts=(Draft(image=BLUE),))))
+    ((inspection, acceptance),) = SelfInspector(either, vocabulary, max_text=5).last_drafts([so_far])
+    last = Step(plan=PLANS[1][1], drafts=(Draft(image=BLUE, inspection=inspection),))
+    batch, said = packed(either, vocabulary, [replace(so_far, steps=(first, last))])
+    control = vocabulary.control
+    place = (batch.text_labels == control.refine).nonzero()[-1].item() + 1
+    free = [control.refine_end, *range(len(control.all()), len(vocabulary))]
+    assert acceptance == pytest.approx(said.text_logits[place, free].softmax(-1)[0].item(), abs=1e-4)
+
+
+def test_the_first_draft_of_a_trajectory_is_a_picture_after_its_plan(either, vocabulary):
+    inspect = SelfInspector(either, vocabulary, max_text=6)
+    steps = (Step(plan=PLAN, drafts=(Draft(image=PICTURES[0], inspection=REFUSED),)),)
+    trajectories = [Trajectory(key="t", prompt=prompt, steps=steps) for prompt in PROMPTS]
+    found, expected = inspect.last_drafts(trajectories), inspect(PROMPTS, [[PLAN]] * 3, [PICTURES[0]] * 3)
+    assert [inspection for inspection, _ in found] == [inspection for inspection, _ in expected]
+    assert [sure for _, sure in found] == pytest.approx([sure for _, sure in expected], abs=1e-5)
+
+
+def test_a_trajectory_without_a_last_draft_is_refused(model, vocabulary):
+    planned = Trajectory(key="bare", prompt="a", steps=(Step(plan=PLAN, drafts=()),))
+    with pytest.raises(ValueError, match="'bare' does not end in a draft"):
+        SelfInspector(model, vocabulary).last_drafts([planned])
 
 
 def test_cached_inspection_is_packed_evaluation(either, vocabulary, monkeypatch):

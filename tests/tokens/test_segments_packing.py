@@ -2,13 +2,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import ResizeRule
 from brushwork.tokens.packing import CLEAN, best_fit_decreasing, expert_major, loss_counts, pack, split_documents
-from brushwork.tokens.segments import IGNORE_INDEX, Segmenter, check_choices, drop_conditions
+from brushwork.tokens.segments import (
+    BLANK_LEVEL,
+    IGNORE_INDEX,
+    Segmenter,
+    blank,
+    check_choices,
+    drop_conditions,
+)
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
 
@@ -205,6 +213,46 @@ def test_one_copy_of_each_image_is_as_if_chance_had_left_the_other_out():
         ("TEXT", 5, 28, C.eos),
     ]
     assert outline(segments(context="latent")) == outline(segments()), "a model that cannot see has nothing else"
+
+
+def blanked(trajectory):
+    """The same trajectory, had every picture come out blank."""
+    drafts = [
+        tuple(replace(draft, image=blank(*draft.image.shape[:2]).copy()) for draft in step.drafts)
+        for step in trajectory.steps
+    ]
+    steps = (replace(step, drafts=row) for step, row in zip(trajectory.steps, drafts, strict=True))
+    return replace(trajectory, steps=tuple(steps))
+
+
+@pytest.mark.parametrize("history", ["full", "last"])
+@pytest.mark.parametrize(
+    "options", [{}, {"vision": SEES}, {"vision": SEES, "vision_dropout": 0.5, "text_dropout": 0.7}]
+)
+def test_a_blank_context_is_the_context_of_blank_pictures(history, options):
+    options = {"noise_copies": 2, "history": history, **options}
+    shown, told = segments(THREE_STEPS, **options), segments(THREE_STEPS, context="blank", **options)
+    of_blanks = segments(blanked(THREE_STEPS), **options)
+    assert outline(told) == outline(shown) and [s.loss for s in told] == [s.loss for s in shown]
+    for one, true, nothing in zip(told, shown, of_blanks, strict=True):
+        expected = true if one.kind is Kind.NOISED else nothing  # what is drawn is drawn as ever
+        assert np.array_equal(one.image, expected.image) if one.image is not None else expected.image is None
+    again, other = segments(blanked(THREE_STEPS), context="blank", **options), pack([of_blanks], C)
+    for name in ("token_ids", "patch_index", "patch_draw", "text_labels", "switch_labels", "vision_index"):
+        assert torch.equal(getattr(pack([again], C), name), getattr(other, name)), name
+
+
+def test_words_behind_a_blank_cannot_know_the_picture():
+    """Of a draft with a planted error nothing is left but what was written about it."""
+    (step,) = PROCESS.steps
+    flawed, fine = step.drafts
+    elsewhere = replace(PROCESS, steps=(replace(step, drafts=(replace(flawed, image=IMAGE + 9), fine)),))
+    one, other = (pack([segments(t, context="blank", vision=SEES)], C) for t in (PROCESS, elsewhere))
+    for name in ("images", "vision_images"):
+        for a, b in zip(getattr(one, name), getattr(other, name), strict=True):
+            assert torch.equal(a, b)
+    assert all((image == BLANK_LEVEL).all() for image in one.vision_images)
+    assert one.patch_source[one.patch_draw == CLEAN].max() < 2, "one blank picture stands for both"
 
 
 def test_what_cannot_be_seen_is_refused():

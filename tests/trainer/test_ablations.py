@@ -4,16 +4,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from brushwork.flow.checkpoint import from_pretrained
+from brushwork.data.build import build
+from brushwork.data.datamodule import TrajectoryDataModule
+from brushwork.data.shards import ShardFolder
+from brushwork.data.sources.shapes import ShapesSource
+from brushwork.data.subsets.drawing import shapes_drawing
+from brushwork.data.subsets.refinement import planted_refinement
+from brushwork.data.views import process
+from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.flow.checkpoint import from_pretrained, from_scratch
+from brushwork.flow.generate import Sampling, TrajectoryGenerator
+from brushwork.tokens.segments import Segmenter
 from brushwork.trainer import cli
+from brushwork.trainer.module import ProcessModule
+from brushwork.trainer.optim import MuonAdamW
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CHANGES = {
@@ -34,6 +47,10 @@ CHANGES = {
     "one_noise_copy": ("all_subsets", {"segmenter.noise_copies"}),
     "four_noise_copies": ("all_subsets", {"segmenter.noise_copies"}),
     "last_state": ("all_subsets", {"segmenter.history"}),
+    "no_image_feedback": ("all_subsets", {"segmenter.context"}),
+    "single_pass": ("multi_turn_only", {"data.view._target_"}),
+    "text_plan": ("multi_turn_only", {"data.view._target_"}),
+    "refine_only": ("multi_turn_only", {"data.folder"}),
 }
 """Option → its neighbour, and the keys in which the two differ."""
 
@@ -45,6 +62,10 @@ READS = {
     "scene_graph_critique": ("multi_turn", "conflict_scene_graph", "alignment"),
     "conflict_only": ("multi_turn", "conflict"),
     "alignment_only": ("multi_turn", "alignment"),
+    "no_image_feedback": ("multi_turn", "conflict", "alignment"),
+    "single_pass": ("multi_turn",),
+    "text_plan": ("multi_turn",),
+    "refine_only": ("refinement",),
 }
 STUDIES = sorted({path.stem for path in CONFIGS.glob("study/*.yaml")} - {"none"})
 SMALL = ("model.hidden_size=64", "model.intermediate_size=96", "model.num_layers=2")
@@ -111,6 +132,31 @@ def test_a_study_sweeps_over_rows_into_folders_that_studies_share(study):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["both", "blank"])
+def test_refinement_without_a_plan_is_learnt_and_sampled(tmp_path, context):
+    """Sixty steps on one pack: image, inspection, and a mended image where the inspection asks for one."""
+    world = ShapesWorld()
+    subset = partial(planted_refinement, drawing=shapes_drawing(world))
+    build(ShapesSource(world=world), subset, {"train": 8}, tmp_path, positives=0.5, world=world)
+    torch.manual_seed(0)
+    bundle = from_scratch(tmp_path / "words.json", hidden_size=64, intermediate_size=96, num_layers=2)
+    segmenter = Segmenter(vocabulary=bundle.vocabulary, stride=8, context=context)
+    batch = next(iter(TrajectoryDataModule(str(tmp_path), segmenter, process, max_tokens=2000, window=8).train))
+    module, optimizer = ProcessModule(bundle.model, MuonAdamW), MuonAdamW(bundle.model.named_parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        module.losses(batch, torch.Generator().manual_seed(0)).total(1.0).backward()
+        optimizer.step()
+    sampling = Sampling(num_steps=1, temperature=0.0, max_images=4, max_text=40, context=context)
+    prompts = [sample.prompt for sample in ShardFolder(tmp_path, "train")]
+    for drawn in TrajectoryGenerator(bundle.model, bundle.vocabulary, sampling)(prompts, range(8)):
+        (step,) = drawn.steps
+        assert step.plan is None and drawn.meta["stopped"] in ("end", "max_images")
+        assert all(draft.inspection is not None for draft in step.drafts[:-1])
+        assert step.drafts[-1].inspection is not None or drawn.meta["stopped"] == "max_images"
+
+
 # -- on tiny data sets ------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +168,7 @@ def lightning(verb: str, *overrides: str, cwd: Path) -> subprocess.CompletedProc
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Iterator[Path]:
-    """The five data sets, conflicts by self-sampling from a first stage that has learnt how plans are written."""
+    """The six data sets, conflicts by self-sampling from a first stage that has learnt how plans are written."""
     folder = tmp_path_factory.mktemp("studies")
 
     def run(verb: str, *overrides: str) -> None:
@@ -130,7 +176,8 @@ def data(tmp_path_factory) -> Iterator[Path]:
         assert done.returncode == 0, done.stderr
 
     def build(name: str, *overrides: str) -> None:
-        samples = "{train: 24, val: 4}" if name.startswith("multi_turn") else "{train: 8, val: 0}"
+        is_first = name.startswith(("multi_turn", "refinement"))
+        samples = "{train: 24, val: 4}" if is_first else "{train: 8, val: 0}"
         run("build", f"out={folder}/{name}", f"num_samples={samples}", "batch_size=16", "~executor", *overrides)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -138,6 +185,7 @@ def data(tmp_path_factory) -> Iterator[Path]:
         build("multi_turn", "subset=multi_turn")
         build("multi_turn_plain", "subset=multi_turn", "subset.augmentation=null")
         build("alignment", "subset=alignment")
+        build("refinement", "subset=refinement", "positives=0.33333")
         build("conflict_scene_graph", "subset=conflict_scene_graph")
         long = (
             "trainer.max_steps=60",

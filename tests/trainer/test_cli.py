@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 
 from brushwork.trainer import cli
 
@@ -122,6 +123,17 @@ def test_misspelt_commands_fail_at_once_naming_the_nearest(studio, command, said
     assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 2
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("text", ["a dog, asleep", "it's \\' two\\", "[a, b]: {c} = 5?", "7", "", "“x” 圆"])
+def test_a_prompt_is_whatever_is_typed(text):
+    with initialize_config_module(cli.CONFIGS, version_base="1.3"):
+        assert compose("predict", overrides=[cli.as_typed(f"prompt={text}")]).prompt == text
+
+
+@pytest.mark.parametrize("argument", ["prompt='a, b'", "prompt=null", "prompts=[a, b]", "seed=1", "-m"])
+def test_what_is_quoted_or_no_prompt_stays_as_it_is(argument):
+    assert cli.as_typed(argument) == argument
 
 
 def test_a_run_writes_its_config_and_log_into_out_and_keeps_stdout_clean(studio):

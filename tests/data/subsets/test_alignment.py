@@ -10,7 +10,7 @@ from brushwork.data.sources.shapes import shapes_task
 from brushwork.data.subsets.alignment import planted_alignment, reflected_alignment
 from brushwork.data.subsets.drawing import shapes_drawing
 from brushwork.data.tasks import Pair, Reject, Task
-from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
 from brushwork.tokens.roles import NoAnswer
 from brushwork.tokens.trajectory import Inspection
 
@@ -19,7 +19,8 @@ GOOD, BAD = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 9, np.uint8)
 
 
 def test_a_negative_has_one_error_and_a_positive_none():
-    tasks = [shapes_task(WORLD, KINDS[seed % 6], np.random.default_rng(seed), "train") for seed in range(40)]
+    kinds = (KINDS + HARD_KINDS) * 5
+    tasks = [shapes_task(WORLD, kind, np.random.default_rng(seed), "train") for seed, kind in enumerate(kinds[:40])]
     labels = Counter()
     for made in planted_alignment(tasks, drawing=shapes_drawing(WORLD), positives=0.4):
         flawed = [draft for draft in made.drafts if draft.flawed]

@@ -17,7 +17,8 @@ from brushwork.data.subsets.conflict import SampledConflicts
 from brushwork.data.subsets.conflict_scene_graph import symbolic_conflicts
 from brushwork.data.subsets.drawing import Drawing, shapes_drawing
 from brushwork.data.tasks import Reject, Task
-from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.data.worlds.glyphs import BACKGROUND
+from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.segments import IGNORE_INDEX, Segmenter
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
@@ -229,6 +230,37 @@ def test_only_what_the_refinement_names_is_moved():
         assert next(o for o in before.objects if o.name == "ring") == next(o for o in after.objects if o.name == "ring")
 
 
+@pytest.mark.parametrize("kind", ("color_attribution", *HARD_KINDS))
+def test_what_no_inspection_names_keeps_its_pixels(kind):
+    """Also off the middles of cells. The last plan names another colour than the prompt, and is mended."""
+    world, corrections = ShapesWorld(jitter=1), 0
+    for seed in range(8):
+        made = shapes_task(world, kind, np.random.default_rng(seed), "train")
+        objects = made.scene.objects
+        color = next(one for one in world.colors if all(f"{one} {objects[-1].name}" != each.noun for each in objects))
+        astray = SceneGraph(objects=(*objects[:-1], replace(objects[-1], color=color)))
+        words = [f"a {one.noun}" for one in astray.objects]
+        plans = [
+            Plan(instruction=f"add {one}", description=" and ".join(words[: n + 1])) for n, one in enumerate(words)
+        ]
+        drafts = [world.render(SceneGraph(objects=astray.objects[: n + 1])) for n in range(len(words))]
+        steps = [Step(plan=p, drafts=(Draft(image=image),)) for p, image in zip(plans, drafts, strict=True)]
+        prompt = " and ".join(f"a {one.noun}" for one in objects)
+        subset = SampledConflicts(
+            sampler=lambda prompt=prompt, steps=steps: Traces({prompt: steps}),
+            critic=OraclePlanCritic(),
+            drawing=shapes_drawing(world),
+        )
+        for one in subset([task(prompt, seed)]):
+            if isinstance(one, Trajectory) and one.meta["label"] == "negative":
+                wrong, mended = one.steps[-1].drafts
+                there = (world.render(SceneGraph(objects=objects[:-1])) != BACKGROUND).any(-1)
+                np.testing.assert_array_equal(wrong.image[there], mended.image[there])
+                np.testing.assert_array_equal(mended.image, world.render(made.scene), "in the same place")
+                corrections += 1
+    assert corrections > 5
+
+
 @pytest.mark.parametrize("shown", ["a red cross at b2", ""])
 def test_a_plan_that_leaves_a_colour_open_is_mended_in_some_colour(shown):
     blank = Draft(image=WORLD.render(SceneGraph(objects=())))
@@ -291,7 +323,7 @@ def test_without_a_world_a_judge_looks_and_the_editor_mends():
         sampled("a cat", cat, drawing=replace(drawing, judge=None))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS + HARD_KINDS)
 @pytest.mark.parametrize("plan", ["relational", "located"])
 def test_symbolic_conflicts_are_what_they_claim(kind, plan):
     labels = Counter()

@@ -17,7 +17,7 @@ def said(scene: SceneGraph) -> SceneGraph:
     return parse_scene(" and ".join(f"a {one.noun}" for one in scene.objects))
 
 
-def planted(scene: SceneGraph, plan: SceneGraph, num: int = 25) -> Counter:
+def planted(scene: SceneGraph, plan: SceneGraph, num: int = 60) -> Counter:
     rng, kinds = np.random.default_rng(0), Counter()
     for _ in range(num):
         flaw = plant(WORLD, plan, scene, rng, split="test")

@@ -232,6 +232,14 @@ def test_sampling_unlike_training_warns(critique):
     assert "/model sampler.sampling.history=last && lightning test" in read_study("critique", critique).rows[-1].missing
 
 
+def test_a_row_that_reads_blanks_is_sampled_so(tmp_path):
+    judge(tmp_path, "single_pass/seed-0", kinds(10, 10, 10))
+    judge(tmp_path, "no_image_feedback/seed-0", kinds(1, 1, 1), fit=FIT | {"segmenter": {"context": "blank"}})
+    (tmp_path / "no_image_feedback" / "seed-0" / "verdicts.jsonl").unlink()
+    missing = {row.option: row.missing for row in read_study("baselines", tmp_path).rows}
+    assert "/model sampler.sampling.context=blank && lightning test" in missing["no_image_feedback"]
+
+
 class Page(HTMLParser):
     """Checks that tags are nested; gathers the texts of the table's rows."""
 

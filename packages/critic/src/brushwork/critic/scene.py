@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal
 
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "arch", "tee")
 COLORS = ("red", "green", "blue", "yellow", "purple", "cyan")
 NUMBERS = ("a", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """`NUMBERS[n - 1]` says n."""

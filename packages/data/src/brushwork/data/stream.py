@@ -226,7 +226,7 @@ class PackedStream(IterableDataset):
         segments = [samples[ref].segments for ref in refs]
         documents = [document for one in segments for document in split_documents(one)]
         tokens = sum(len(segment) for one in segments for segment in one)
-        pairs = sum(visible_pairs(lay_out([document])) for document in documents) if self.pair_cost else 0
+        pairs = visible_pairs(lay_out(documents)) if self.pair_cost else 0
         counts = functools.reduce(operator.add, map(loss_counts, segments))
         return _Laid(number=0, refs=refs, counts=counts, cost=tokens + self.pair_cost * pairs)
 

@@ -1,7 +1,9 @@
 """Prompts and seeds → trajectories on disk: the `Sampler` protocol and the resumable `predict` that drives one."""
 
+import hashlib
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from brushwork.data.index import read_index
-from brushwork.data.shards import shard_path, write_shard
+from brushwork.data.shards import ShardFolder, shard_path, write_shard
 from brushwork.eval.benchmark import Benchmark, BenchmarkPrompt
 from brushwork.eval.machine import command_line, machine, peak_memory
 from brushwork.eval.progress import progress_bar
@@ -54,6 +56,7 @@ def predict(
     out: str | Path,
     benchmark: Benchmark | None = None,
     prompts: Sequence[str] | None = None,
+    prompt: str | None = None,
     batch_size: int = 52,
     seed: int = 0,
     overwrite: bool = False,
@@ -73,6 +76,8 @@ def predict(
         out: the run folder.
         benchmark: gives prompts, kinds and seeds.
         prompts: free prompts, of the kind "free"; where there are any, the benchmark is not asked.
+        prompt: a single one, for people: it has a run folder of its own in `out`, named by prompt, sampler and seed, so
+            that prompts are asked one after the other. Its trajectory is told on stdout and drawn beside the shards.
         batch_size: prompts in one call of the sampler and in one shard.
         seed: the first free prompt's seed, the next having the next; a benchmark brings its own seeds.
         overwrite: throw away the predictions of another benchmark or sampler that `out` holds.
@@ -87,16 +92,18 @@ def predict(
     Raises:
         ValueError: no prompts, predictions of something else in `out`, or every prompt refused.
     """
+    prompts = one_or_many(prompt, prompts)
     samples = requested_samples(benchmark, prompts, seed)
     if batch_size < 1 or devices < 1 or num_nodes < 1:
         raise ValueError(f"{batch_size=}, {devices=}, {num_nodes=}: expected at least 1 each")
-    folder = Path(out) / PREDICTIONS_FOLDER
     request = {
         "format": 1,
         "sampler": str(getattr(sampler, "fingerprint", type(sampler).__qualname__)),
         "batch_size": batch_size,
         "samples": [asdict(sample) for sample in samples],
     }
+    run = Path(out) if prompt is None else Path(out, name_of(prompt, request))
+    folder = run / PREDICTIONS_FOLDER
     about = {"benchmark": told_by(None if prompts else benchmark), "settings": told_by(sampler)}
     batches = [
         Batch(folder=folder, number=number, samples=samples[start : start + batch_size])
@@ -110,13 +117,13 @@ def predict(
     ranks.wait()
     draw_all(sampler, batches, ranks)
     ranks.wait()
-    rejected = read_rejected(folder)
-    if len(rejected) == len(samples):
-        raise ValueError(f"the sampler refused every prompt; the first, {samples[0].prompt!r}: {rejected[0]['reason']}")
-    if rejected and ranks.rank == 0:
-        log.warning("%d of %d prompts were set aside; see %s", len(rejected), len(samples), folder / REJECTED_FILES)
-    if ranks.rank == 0:
-        log.info("%d trajectories are in %s", len(samples) - len(rejected), folder)
+    tell_outcome(folder, samples, aloud=ranks.rank == 0)
+    if prompt is not None and ranks.rank == 0:
+        from brushwork.eval.reports.one_drawing import show_drawing  # which reads what is written here
+
+        drawn = ShardFolder(folder, PREDICTIONS_FOLDER)[0]
+        assert isinstance(drawn, Trajectory), f"the shard of {prompt!r} was damaged since it was written"
+        show_drawing(drawn, run)
     return folder
 
 
@@ -205,6 +212,39 @@ def draw_all(sampler: Sampler | KeyedSampler, batches: Sequence[Batch], ranks: R
             if not batch.done:
                 batch.write(*draw(sampler, batch.samples))
                 tell(sum(len(each.samples) for each in batches if each.done))
+
+
+def one_or_many(prompt: str | None, prompts: Sequence[str] | None) -> Sequence[str] | None:
+    """The free prompts, however they were given; ValueError where they were given both ways."""
+    if prompt is None:
+        return prompts
+    if prompts:
+        raise ValueError(f"prompt is {prompt!r} and there are prompts as well; give either one prompt or a list")
+    return [prompt]
+
+
+def name_of(prompt: str, request: Mapping[str, Any]) -> str:
+    """A folder's name for one prompt: its words, then a hash of all that is asked, so that no two requests share it."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower())[:60].strip("-")
+    return "-".join(filter(None, (words, hashlib.sha256(json.dumps(request).encode()).hexdigest()[:8])))
+
+
+def tell_outcome(folder: Path, samples: Sequence[BenchmarkPrompt], *, aloud: bool) -> None:
+    """Say how many prompts were drawn and how many set aside, in one of the processes.
+
+    Raises:
+        ValueError: all were.
+    """
+    rejected = read_rejected(folder)
+    if len(rejected) == len(samples):
+        reason = rejected[0]["reason"]
+        if len(samples) > 1:
+            reason = f"the sampler refused every prompt; the first, {samples[0].prompt!r}: {reason}"
+        raise ValueError(reason)
+    if rejected and aloud:
+        log.warning("%d of %d prompts were set aside; see %s", len(rejected), len(samples), folder / REJECTED_FILES)
+    if aloud:
+        log.info("%d trajectories are in %s", len(samples) - len(rejected), folder)
 
 
 def requested_samples(benchmark: Benchmark | None, prompts: Sequence[str] | None, seed: int) -> list[BenchmarkPrompt]:

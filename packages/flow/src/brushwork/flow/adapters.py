@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from brushwork.flow import lora
-from brushwork.flow.checkpoint import Bundle, from_pretrained, save_pretrained
+from brushwork.flow.checkpoint import Bundle, from_pretrained, replace_text, save_pretrained
 from brushwork.flow.lineage import lineage
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.quantize import is_nf4
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The matrices of an expert."""
 _SEEING = ("vision", "connector")
+MADE_BY = "made_by.json"
+"""How a model was trained: config, versions and commit. The trainer leaves it beside the weights."""
 
 
 def train_all(bundle: Bundle) -> Bundle:
@@ -117,8 +119,10 @@ def add_adapters(
 def merge(*, adapter: str, out: str, dtype: str | None = None) -> Path:
     """Writes an adapter and its base as one model; the base is read whole, also below adapters trained on 4 bits.
 
+    A whole model is written in another precision. What the trainer noted beside the weights goes along.
+
     Args:
-        adapter: its folder or hub repository.
+        adapter: its folder or hub repository; or that of a whole model, where there is a `dtype`.
         out: the model goes into `out/model`.
         dtype: precision of its weights; None takes the base's. The sum is rounded once.
 
@@ -126,15 +130,21 @@ def merge(*, adapter: str, out: str, dtype: str | None = None) -> Path:
         The model folder.
 
     Raises:
-        ValueError: there is no adapter, or the model would take the place of what it is made of.
+        ValueError: there is nothing to be done, or the model would take the place of what it is made of.
     """
     line, folder = lineage(adapter), Path(out, "model")
-    if len(line) == 1:
-        raise ValueError(f"{adapter} holds no adapter; it is a whole model already")
+    if len(line) == 1 and dtype is None:
+        raise ValueError(
+            f"{adapter} holds no adapter; it is a whole model already. To write it in another precision: dtype=bfloat16"
+        )
     if folder.resolve() in [part.resolve() for _, part in line]:
         raise ValueError(f"the model in {folder} is part of what is to be merged; take another out")
     save_pretrained(from_pretrained(adapter, dtype=dtype), folder)
-    log.info("%s on %s is now a whole model in %s", adapter, line[0][0], folder)
+    if (noted := line[-1][1] / MADE_BY).is_file():
+        replace_text(folder / MADE_BY, noted.read_text())
+    else:
+        (folder / MADE_BY).unlink(missing_ok=True)  # of another model that was here
+    log.info("%s is now a whole model in %s", " on ".join(name for name, _ in reversed(line)), folder)
     return folder
 
 

@@ -103,14 +103,16 @@ def from_pretrained(
     adapter.
 
     Args:
-        source: a folder, or the id of a repository on the Hugging Face hub ("owner/name"), which is then downloaded.
+        source: a folder; where there is none of that name, a model that comes along (`lineage.shipped_models`), or the
+            id of a repository on the Hugging Face hub ("owner/name"), which is then downloaded.
         dtype: precision of the weights ("bfloat16", …); None takes the file's, the widest where it holds several.
         device: where they go. On "meta" no weights are read: `load_weights` does it later, when the model has been
             prepared for training and maybe split over processes. The autoencoder then is on the CPU.
         quantize: "nf4" holds the decoder's matrices in 4 bits, frozen (extra `adapters`).
 
     Raises:
-        FileNotFoundError: a file or an adapter's base is missing, or the hub cannot be reached.
+        FileNotFoundError: a file or an adapter's base is missing, a name stands for nothing, or the hub cannot be
+            reached.
         ValueError: weights, adapter, vocabulary or autoencoder do not fit the configuration; the message lists what
             differs.
     """
@@ -249,7 +251,7 @@ def save_pretrained(bundle: Bundle, folder: str | Path, state: Mapping[str, Tens
         _save(folder / _AUTOENCODER, bundle.autoencoder.state_dict())
         stale -= {_AUTOENCODER}
     for name, data in texts.items():
-        _replace(folder / name, json.dumps(data, indent=1))
+        replace_text(folder / name, json.dumps(data, indent=1))
     stale -= {*texts, *_write_vocabulary(bundle.vocabulary, folder)}
     for name in stale:  # of another model that was here
         (folder / name).unlink(missing_ok=True)
@@ -270,7 +272,7 @@ def _save_adapter(bundle: Bundle, adapter: lora.Adapter, folder: Path, state: Ma
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f".{lora.WEIGHTS}.{os.getpid()}"
     _save(weights, {lora.file_name(stored): state[name] for name, stored in names.items()})
-    _replace(folder / lora.CONFIG, json.dumps(lora.config_json(adapter, base), indent=1))
+    replace_text(folder / lora.CONFIG, json.dumps(lora.config_json(adapter, base), indent=1))
     for name in (WEIGHTS, _CONFIG, _LLM, _VIT, _AUTOENCODER, _WORDS, *_TOKENIZER):  # of a whole model that was here
         (folder / name).unlink(missing_ok=True)
     os.replace(weights, folder / lora.WEIGHTS)
@@ -354,7 +356,7 @@ def _read_vocabulary(folder: Path) -> Vocabulary:
 def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> set[str]:
     """Returns the names of the files that now hold it."""
     if isinstance(vocabulary, WordVocabulary):
-        _replace(folder / _WORDS, vocabulary.to_json())
+        replace_text(folder / _WORDS, vocabulary.to_json())
         return {_WORDS}
     assert isinstance(vocabulary, QwenVocabulary), f"{type(vocabulary).__name__} has no file format"
     with TemporaryDirectory(dir=folder, prefix=".") as fresh:
@@ -364,7 +366,8 @@ def _write_vocabulary(vocabulary: Vocabulary, folder: Path) -> set[str]:
     return set(names)
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(text)
     os.replace(part, path)

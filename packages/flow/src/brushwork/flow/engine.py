@@ -19,7 +19,7 @@ from brushwork.flow.model import BatchPlan, Continuation, ModelConfig, UnifiedMo
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, unpatchify, vision_patches
 from brushwork.tokens.packing import PackedBatch, pack
-from brushwork.tokens.segments import ImageContext, Segment
+from brushwork.tokens.segments import ImageContext, Segment, blank
 from brushwork.tokens.trajectory import Image
 from brushwork.tokens.vocabulary import ControlIds
 
@@ -85,7 +85,8 @@ def image_tokens(config: ModelConfig, height: int, width: int, context: ImageCon
     """Tokens of a picture (sides in pixels) that is read: its latents, and what the vision encoder sees of it.
 
     Args:
-        context: which of the two stands for it; the latents alone where the model has no vision encoder.
+        context: which of the two stands for it; the latents alone where the model has no vision encoder. A blank in
+            its place has as many.
 
     Raises:
         ValueError: a side that the patches do not divide, or a picture beyond the position table.
@@ -178,7 +179,7 @@ class Engine:
     def read_images(self, images: Sequence[Image | None]) -> Float[Tensor, "reading vocab"]:
         """Reads a picture in each sequence (None: it rests): its latents without noise, then what the encoder sees.
 
-        One of the two may be left out, see `context`.
+        One of the two may be left out, or a blank read in the picture's place, see `context`.
 
         Returns:
             Logits behind the image of each sequence that was given one.
@@ -189,6 +190,8 @@ class Engine:
         for image in images:
             if image is not None:
                 self.model.config.grid(image.shape[0], image.shape[1])  # refuses before anything is encoded
+        if self.context == "blank":
+            images = [None if image is None else blank(*image.shape[:2]) for image in images]
         wanted = [None if self.context == "vision" else image for image in images]
         latents = [None if image is None else self._latents(image) for image in wanted]
         if self.model.config.vision is None or self.context == "latent":

@@ -54,7 +54,8 @@ class Sampling:
             (BAGEL). They stand between prompt and image, come back in `meta["thought"]`, and are hidden from the
             branches of guidance. None for no thoughts.
         context, history: what a draft is read back as, and what stands before a step: as in training, see
-            `tokens.segments.Segmenter`.
+            `tokens.segments.Segmenter`. With "blank" no draft is looked at: what is written and drawn behind one does
+            not depend on it, unless an inspector from elsewhere has seen it.
     """
 
     image_size: tuple[int, int] = (32, 32)

@@ -105,7 +105,7 @@ def _segments(pattern: Pattern, spans: Sequence[Span]) -> list[_Unit]:
 
 def segmented(pattern: Pattern) -> Attend:
     """Scaled-dot-product calls without masked-out work, but for short samples, which share masked calls."""
-    layout = token_layout(pattern.spans)
+    layout = token_layout(pattern.spans, pattern.device)
     made = [_call(units, pattern, layout) for units in _grouped(_units(pattern))]
     calls, places = [call for call, _ in made], np.concatenate([queries for _, queries in made])
     back = np.empty(len(pattern.query_rows), np.int64)
@@ -159,7 +159,7 @@ def _call(units: list[_Unit], pattern: Pattern, layout: TokenLayout) -> tuple[At
         keys[row, len(unit.past) : unit.num_keys] = unit.keys
         slots[row, : unit.num_keys] = unit.key_slots(pattern)
     masked = any(unit.masked or unit.num_keys < num_keys for unit in units)
-    exact = _bias(queries, keys, layout).to(pattern.device) if masked else None
+    exact = _bias(queries, keys, layout) if masked else None
     rounded: dict[torch.dtype, Tensor | None] = {}  # of the scores' precision, made once for all layers
     index = torch.from_numpy(np.where(queries < 0, 0, pattern.query_rows[queries]).ravel()).to(pattern.device)
     take = _taker(slots, [unit.num_keys for unit in units], pattern.device)
@@ -178,10 +178,10 @@ def _bias(queries: np.ndarray, keys: np.ndarray, layout: TokenLayout) -> Float[T
 
     A row holds one sample. A padding query sees all, so that its softmax, which nobody reads, stays finite.
     """
-    query, key = (_at(layout, torch.from_numpy(places)) for places in (queries, keys))
+    query, key = (_at(layout, torch.from_numpy(places).to(layout.index.device)) for places in (queries, keys))
     query, key = query[:, :, None], key[:, None, :]
     allowed = may_attend(query, key) | (query.sample == PADDING)
-    return torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)[:, None]
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)[:, None]
 
 
 def _at(layout: TokenLayout, places: Int[Tensor, "rows n"]) -> TokenLayout:

@@ -1,4 +1,4 @@
-"""Where weights come from: a model's folder, here or on the hub, and the folders of adapters on top of it."""
+"""Where weights come from: a model's folder, here, in this package or on the hub, and the folders of adapters on it."""
 
 import os
 from collections.abc import Sequence
@@ -10,13 +10,20 @@ from brushwork.flow.published import published_name
 from brushwork.flow.weights import WeightFile, Weights
 
 WEIGHTS = "ema.safetensors"
+SHIPPED = Path(__file__).with_name("models")
+"""The models that come with the package, each in a folder of its name."""
+
+
+def shipped_models() -> list[str]:
+    """Names that are sources as folders are; a folder of such a name, where the command runs, goes first."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
 def lineage(source: str | Path) -> list[tuple[str, Path]]:
     """A model and the adapters on top of it, the model first; each as it is called, and its folder.
 
     Raises:
-        FileNotFoundError: an adapter's base is missing, or the hub cannot be reached.
+        FileNotFoundError: a name stands for nothing, an adapter's base is missing, or the hub cannot be reached.
         ValueError: an adapter names no base, or itself.
     """
     line = [(str(source), _resolve(source))]
@@ -27,8 +34,8 @@ def lineage(source: str | Path) -> list[tuple[str, Path]]:
             raise ValueError(f"the adapter in {above} names no base; {advice}")
         if base.startswith(".") or (above / base).is_dir():
             base = str(above / base)
-        try:
-            folder = _resolve(base)
+        try:  # our adapters name a folder by its way from here: a bare name is no folder where the command runs
+            folder = SHIPPED / base if base in shipped_models() else _resolve(base)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"the adapter in {above} lacks its base: {error}") from error
         if not folder.is_dir():
@@ -47,7 +54,7 @@ def open_weights(line: Sequence[tuple[str, Path]]) -> Weights:
 
 
 def reference(source: str, folder: Path) -> str:
-    """How an adapter in a folder names its base: a hub repository as it is, a folder so that both can move together."""
+    """How an adapter in a folder names its base: a folder so that both can move together, all else as it is."""
     if Path(source).is_absolute() or not Path(source).is_dir():
         return source
     relative = os.path.relpath(Path(source).resolve(), folder.resolve())
@@ -65,8 +72,15 @@ def model_file(folder: Path, name: str) -> Path:
 
 
 def _resolve(source: str | Path) -> Path:
-    """The folder of a model, downloaded from the hub where `source` is no folder but could be a repository's id."""
+    """The folder of a model: `source` itself, that of a shipped model, or where a repository of the hub was put."""
     folder = Path(source)
+    if not folder.is_dir() and folder.name == str(source):
+        shipped = shipped_models()
+        if folder.name not in shipped:
+            raise FileNotFoundError(
+                f"{source} is no folder here, and none of the models that come along: {', '.join(shipped)}"
+            )
+        return SHIPPED / folder.name
     if folder.is_dir() or folder.parent.is_dir() or str(source).count("/") != 1:
         return folder  # the parent of a hub id is no folder here
     missing = f"{source} is no folder here, and as a hub repository it cannot be had"

@@ -5,7 +5,7 @@ it writes, as it does after a draft, but an inspection and nothing else, and wit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -20,8 +20,10 @@ from brushwork.flow.checkpoint import from_pretrained
 from brushwork.flow.engine import Engine, image_tokens
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.model import UnifiedModel
+from brushwork.tokens.attention import Kind
 from brushwork.tokens.grammar import FORBIDDEN, State, is_word, parse_text, plan_ids, transition_table
-from brushwork.tokens.trajectory import Image, Inspection, Plan
+from brushwork.tokens.segments import Segmenter
+from brushwork.tokens.trajectory import Image, Inspection, Plan, Trajectory
 from brushwork.tokens.vocabulary import Vocabulary
 
 _ENDS = (State.ACCEPT_END, State.REFINE_END)
@@ -94,7 +96,43 @@ class SelfInspector:
         engine = self._engine(contexts, images)
         engine.read_text(contexts)
         engine.read_images(images)
-        reviews = [_Review() for _ in prompts]
+        return self._reviews(engine)
+
+    @torch.inference_mode()
+    def last_drafts(self, trajectories: Sequence[Trajectory]) -> list[tuple[Inspection, float]]:
+        """One inspection of the last draft of each trajectory, after all that came before it, as in training.
+
+        Args:
+            trajectories: what their last drafts' own inspections say is not read.
+
+        Returns:
+            As of a call: the inspection, and the probability that it accepts.
+
+        Raises:
+            ValueError: a trajectory that does not end in a draft, a text that the vocabulary cannot express, or a
+                picture that the model does not take.
+        """
+        if not trajectories:
+            return []
+        config = self.model.config
+        vision = None if config.vision is None else config.vision.resize
+        segmenter = Segmenter(vocabulary=self.vocabulary, stride=config.stride, noise_copies=0, vision=vision)
+        read = [segmenter(uninspected(one), np.random.default_rng(0)) for one in trajectories]
+        capacity = max(sum(map(len, segments)) for segments in read)
+        engine = self._new_engine(len(read), capacity)
+        queues = [[one for one in segments if one.kind is not Kind.VISION] for segments in read]
+        while any(queues):
+            texts = [[] for _ in queues]
+            for ids, queue in zip(texts, queues, strict=True):
+                while queue and queue[0].kind is Kind.TEXT:
+                    ids += queue.pop(0).ids
+            engine.read_text(texts)
+            engine.read_images([queue.pop(0).image if queue else None for queue in queues])
+        return self._reviews(engine)
+
+    def _reviews(self, engine: Engine) -> list[tuple[Inspection, float]]:
+        """What is written behind the pictures that were read."""
+        reviews = [_Review() for _ in engine.rows]
         pending = [[self.vocabulary.control.bos] for _ in reviews]
         while any(pending):
             logits = engine.read_text(pending)
@@ -115,14 +153,17 @@ class SelfInspector:
             len(ids) + image_tokens(self.model.config, image.shape[0], image.shape[1])
             for ids, image in zip(contexts, images, strict=True)
         ]
-        written = self.max_text + 4  # a text at its limit still has to close its tags
+        return self._new_engine(len(contexts), max(read))
+
+    def _new_engine(self, rows: int, read: int) -> Engine:
+        """With room for so many tokens that are read, and for what is written."""
         return Engine(
             self.model,
             self.autoencoder,
             self.vocabulary.control,
             Guidance(),
-            rows=len(contexts),
-            capacity=max(read) + written,
+            rows=rows,
+            capacity=read + self.max_text + 4,  # a text at its limit still has to close its tags
             text_capacity=0,
             patches=0,
         )
@@ -150,6 +191,20 @@ class SelfInspector:
         inspection = parse_text(review.text, self.vocabulary)
         assert isinstance(inspection, Inspection), "the automaton starts behind the place where a plan may begin"
         return inspection
+
+
+def uninspected(trajectory: Trajectory) -> Trajectory:
+    """The trajectory without the inspection of its last draft.
+
+    Raises:
+        ValueError: it does not end in a draft.
+    """
+    if not trajectory.steps or not trajectory.steps[-1].drafts:
+        raise ValueError(f"trajectory {trajectory.key!r} does not end in a draft; there is nothing to inspect")
+    *steps, last = trajectory.steps
+    *drafts, draft = last.drafts
+    step = replace(last, drafts=(*drafts, replace(draft, inspection=None)))
+    return replace(trajectory, steps=(*steps, step))
 
 
 @cache

@@ -127,15 +127,16 @@ def visible_spans(spans: Sequence[Span]) -> list[list[int]]:
 
     Within its own span a text sees what lies before, an image everything.
     """
-    first = token_layout([Span(kind=s.kind, sample=s.sample, start=0, length=1) for s in spans])
-    return [row.nonzero().flatten().tolist() for row in dense_mask(first)]
+    return [row.nonzero().flatten().tolist() for row in _between_spans(spans)]
+
+
+def _between_spans(spans: Sequence[Span]) -> Bool[Tensor, "spans spans"]:
+    """The rule between first tokens, which is the rule between spans."""
+    return dense_mask(token_layout([Span(kind=s.kind, sample=s.sample, start=0, length=1) for s in spans]))
 
 
 def visible_pairs(spans: Sequence[Span]) -> int:
     """How many (query, key) pairs the rule allows: what attention has to compute."""
-    pairs = 0
-    for number, seen in enumerate(visible_spans(spans)):
-        length, before = spans[number].length, sum(spans[other].length for other in seen if other != number)
-        own = length * (length + 1) // 2 if spans[number].kind is Kind.TEXT else length**2
-        pairs += length * before + own
-    return pairs
+    lengths = torch.tensor([span.length for span in spans], dtype=torch.long)
+    unseen = sum(span.length * (span.length - 1) // 2 for span in spans if span.kind is Kind.TEXT)  # what is ahead
+    return int((_between_spans(spans) * lengths).sum(1) @ lengths) - unseen

@@ -2,7 +2,7 @@
 
 import dataclasses
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +149,27 @@ class PackedBatch:
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         pictures = {"images": self.images, "vision_images": self.vision_images}
-        return dataclasses.replace(self, **moved, **{name: tuple(map(function, p)) for name, p in pictures.items()})
+        moved_pictures = {name: _one_by_one(map(function, _stacked(p))) for name, p in pictures.items()}
+        return dataclasses.replace(self, **moved, **moved_pictures)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes a tensor costs a file descriptor, so pictures travel as one if they are of one size."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return _unpickled, (values | {name: _stacked(values[name]) for name in ("images", "vision_images")},)
+
+
+def _unpickled(values: dict[str, Any]) -> PackedBatch:
+    return PackedBatch(**values | {name: _one_by_one(values[name]) for name in ("images", "vision_images")})
+
+
+def _stacked(pictures: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Pictures of one size as one tensor; others as they are."""
+    return (torch.stack(pictures),) if len({picture.shape for picture in pictures}) == 1 else pictures
+
+
+def _one_by_one(stacks: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The inverse of `_stacked`."""
+    return tuple(one for stack in stacks for one in (stack.unbind() if stack.ndim == 4 else (stack,)))
 
 
 def pack(

@@ -7,6 +7,7 @@ seen by nobody else), its clean copy and, where the model has a vision encoder, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,8 +21,14 @@ from brushwork.tokens.vocabulary import Vocabulary
 IGNORE_INDEX = -100
 """Label of a token at which nothing is to be predicted."""
 
-ImageContext = Literal["latent", "vision", "both"]
-"""What stands for a finished image: its clean latents, what the vision encoder sees of it, or both (BAGEL)."""
+ImageContext = Literal["latent", "vision", "both", "blank"]
+"""What stands for a finished image: its clean latents, what the vision encoder sees of it, or both (BAGEL).
+
+"blank" is the control for what images tell the words behind them: both, of a picture that shows nothing.
+"""
+
+BLANK_LEVEL = 128
+"""Red, green and blue of a picture that shows nothing: mid-grey, which is zero in the range that models read."""
 
 History = Literal["full", "last"]
 """What stands before a step: all that was written and drawn so far, or the prompt and the last image alone."""
@@ -65,6 +72,12 @@ class Segment:
     def next_position(self) -> int:
         """The position that follows: past a text its length, past an image one, past a noised image none (BAGEL)."""
         return self.position + {Kind.TEXT: len(self), Kind.NOISED: 0}.get(self.kind, 1)
+
+
+@lru_cache(maxsize=64)
+def blank(height: int, width: int) -> Image:
+    """A picture of this size (in pixels) that shows nothing, see `BLANK_LEVEL`; read-only, the same one each time."""
+    return np.broadcast_to(np.uint8(BLANK_LEVEL), (height, width, 3))
 
 
 def drop_conditions(segments: Sequence[Segment], drop: Callable[[Segment], bool]) -> list[Segment]:
@@ -111,7 +124,9 @@ class Segmenter:
         vocabulary: encodes the texts.
         stride: pixels a side of one image token (8 for the mini model, 16 for BAGEL).
         noise_copies: noised copies of each drawn image, each with its own timestep and noise, on one clean context.
-        context: what stands for a finished image. An image takes the same positions whichever of its copies stay.
+        context: what stands for a finished image. An image takes the same positions whichever of its copies stay. With
+            "blank" both show nothing, while the noised copies are those of the image: drawing is learnt as ever, and
+            what an inspection says of a draft cannot be read from it.
         history: with "last" each step becomes a document of its own: the prompt, the last image before it, its plan,
             its drafts and inspections. What follows an image is learnt once, in the document that drew it, and so is
             `bos <ins>`, by which a step opens: a sampler starts the next document when it has read that.
@@ -230,14 +245,15 @@ class Segmenter:
     def _image(self, draft: Draft, position: int, switch: int, *, role: str) -> list[Segment]:
         image = draft.image if self.resize is None else self.resize(draft.image)
         grid = patch_grid(image.shape[0], image.shape[1], self.stride, self.max_size)
+        read = blank(*image.shape[:2]) if self.context == "blank" else image
         clean = Segment(
-            kind=Kind.CLEAN, position=position, grid=grid, image=image, switch=switch, droppable=True, role=role
+            kind=Kind.CLEAN, position=position, grid=grid, image=read, switch=switch, droppable=True, role=role
         )
         copies = self.noise_copies if self.draw_flawed or not draft.flawed else 0
-        noised = replace(clean, kind=Kind.NOISED, switch=IGNORE_INDEX, droppable=False)
+        noised = replace(clean, kind=Kind.NOISED, image=image, switch=IGNORE_INDEX, droppable=False)
         if self.vision is None:
             return [noised] * copies + [clean]
-        seen = self.vision(image)
+        seen = self.vision(read)
         grid = patch_grid(seen.shape[0], seen.shape[1], self.vision.stride)
         vision = replace(clean, kind=Kind.VISION, position=position + 1, grid=grid, image=seen)
         return [noised] * copies + [replace(clean, switch=IGNORE_INDEX), vision]

@@ -8,6 +8,7 @@ import contextlib
 import importlib.resources
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,7 +73,7 @@ def run(verb: str, argv: list[str]) -> None:
             perform(config)
 
     try:
-        with process_state(argv, "1"):
+        with process_state(list(map(as_typed, argv)), "1"):
             hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=verb)(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # a task's own ValueError ends in `perform`
         if wants_traceback == "1":
@@ -85,6 +86,15 @@ def run(verb: str, argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on where it stopped\n")
         raise SystemExit(130) from None
+
+
+def as_typed(argument: str) -> str:
+    """`prompt=a dog, asleep` as Hydra is to read it: whatever people write there is no syntax, unless it is quoted."""
+    key, _, text = argument.partition("=")
+    if key != "prompt" or text == "null" or text[:1] in ("'", '"'):
+        return argument
+    quoted = re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + (end[2] and "\\'"), text)
+    return f"prompt='{quoted}'"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Errors planted in a draft: the scene with one thing wrong, so that its inspection is true by construction."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,7 +18,7 @@ Change = Callable[[ShapesWorld, SceneGraph, np.random.Generator], SceneGraph]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flaw:
-    """A scene with one thing wrong, and which kind of thing."""
+    """A scene with one thing more wrong than before, and which kind of thing."""
 
     kind: DiscrepancyKind
     scene: SceneGraph
@@ -26,7 +27,7 @@ class Flaw:
 def plant(
     world: ShapesWorld, plan: SceneGraph, scene: SceneGraph, rng: np.random.Generator, *, split: str
 ) -> Flaw | None:
-    """A scene that departs from the plan in exactly one thing; the kinds that apply are equally likely.
+    """A scene that departs from the plan in one thing more than `scene`; the kinds that apply are equally likely.
 
     Changes are drawn until `diff` explains one by the kind that was meant: so a misplaced object contradicts what the
     plan says, and where two circles are wanted a lost one is a matter of "count".
@@ -34,20 +35,21 @@ def plant(
     Args:
         world: draws and places objects.
         plan: what the step's plan asks for.
-        scene: the scene that satisfies it; its last object is the one that the step adds.
+        scene: the scene that satisfies it, but for flaws planted before; its last object is the one that the step adds.
         rng: source of all randomness.
         split: the flawed scene shows nothing that is held out of this split.
 
     Returns:
         None where no kind of flaw fits, which a small world can bring about.
     """
-    kinds = tuple(_CHANGES)
+    kinds, tolerance = tuple(_CHANGES), 0.5 / world.grid
+    before = Counter(one.kind for one in diff(plan, scene, tolerance=tolerance))
     for number in rng.permutation(len(kinds)):
         kind = kinds[number]
         for _ in range(_DRAWS_PER_KIND):
             flawed = _any(_CHANGES[kind], rng)(world, scene, rng)
-            found = diff(plan, flawed, tolerance=0.5 / world.grid)
-            if [one.kind for one in found] == [kind] and world.admits(flawed, split, finished=False):
+            found = Counter(one.kind for one in diff(plan, flawed, tolerance=tolerance))
+            if found == before + Counter([kind]) and world.admits(flawed, split, finished=False):
                 return Flaw(kind=kind, scene=flawed)
     return None
 

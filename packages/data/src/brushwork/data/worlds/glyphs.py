@@ -26,6 +26,8 @@ _OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "triangle": lambda u, v: np.abs(u) <= (v + 1.1) / 2,
     "cross": lambda u, v: np.abs(np.abs(u) - np.abs(v)) <= 0.34,
     "ring": lambda u, v: (np.hypot(u, v) <= 1.06) & (np.hypot(u, v) >= 0.55),
+    "arch": lambda u, v: (np.abs(u) >= 0.6) | (v <= -0.6),
+    "tee": lambda u, v: (np.abs(u) <= 0.34) | (v <= -0.6),
 }
 NAMES = tuple(_OUTLINES)
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, permutations, product
 from math import ceil
@@ -35,11 +35,20 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 """The six kinds of prompt, named as in GenEval."""
+HARD_KINDS = ("three_objects", "four_objects", "chain")
+"""Several coloured objects, and relations in a row: "a circle left of a square above a ring"."""
+OOD_KINDS = ("ood_five_objects",)
+"""Out of distribution: more objects than a world's training scenes hold; asked for, never trained on."""
 
 Combination = tuple[str, ...]
 """What may be held out: the kind that asks for it, then its words, for example ("colors", "red circle")."""
 
+_COUNTS = {"single_object": 1, "colors": 1, "three_objects": 3, "four_objects": 4, "chain": 3, "ood_five_objects": 5}
 _MAX_DRAWS = 20_000
+_TRIES = 12
+_FORBIDDEN: dict[str, frozenset[Split]] = {
+    "train": frozenset(("val", "test")), "val": frozenset(("test",)), "test": frozenset()
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +65,18 @@ class ShapesWorld:
       prompt is the one thing that its kind is about;
     * a finished train scene holds no test or val combination, a finished val scene no test combination.
 
-    `single_object` is held out by prompt alone: the shape occurs in training, but never is "a circle" a whole prompt.
-    Drafts on the way to the finished scene, flawed ones included, keep the same rule but for a coloured shape alone and
-    how many there are of a shape: three circles come after two, and two circles after one.
+    `single_object` and `chain` are held out by prompt alone: the shape occurs in training, but never is "a circle" a
+    whole prompt. Three or four coloured shapes are held out as a whole scene, by a hash of their words. Drafts on the
+    way to the finished scene, flawed ones included, keep the same rule but for a coloured shape alone, how many there
+    are of a shape, and what is a whole scene: three circles come after two, and two circles after one.
 
     Attributes:
         canvas: pixels a side, a multiple of `grid`; shapes are one pixel smaller than a cell.
         grid: cells a side, at most 9.
         shapes, colors: what is drawn, see `glyphs`.
-        max_objects: the most objects of a finished scene, 2 to 8.
-        jitter: pixels by which a shape may be off its cell's place in x and y; neighbours never touch.
+        max_objects: the most objects of a finished scene, 2 to 8; the kinds of `OOD_KINDS` ask for five.
+        jitter: pixels by which a shape may be off its cell's place in x and y, so that names of cells do not say all;
+            neighbours never touch.
         held_out, held_out_val: fractions of each kind's combinations.
     """
 
@@ -109,7 +120,7 @@ class ShapesWorld:
         """A prompt and a finished scene that answers it.
 
         Args:
-            kind: one of `KINDS`.
+            kind: one of `KINDS`, `HARD_KINDS` or `OOD_KINDS`.
             rng: source of all randomness.
             split: one of `SPLITS`; decides which combinations may occur, see the class.
 
@@ -120,17 +131,18 @@ class ShapesWorld:
         Raises:
             ValueError: an unknown kind or split, or a world so small that the split has no such scene.
         """
-        if kind not in KINDS or split not in SPLITS:
-            raise ValueError(f"kind={kind!r}, split={split!r}: expected one of {KINDS} and one of {SPLITS}")
+        kinds = (*KINDS, *HARD_KINDS, *OOD_KINDS)
+        if kind not in kinds or split not in SPLITS:
+            raise ValueError(f"kind={kind!r}, split={split!r}: expected one of {kinds} and one of {SPLITS}")
         for _ in range(_MAX_DRAWS):
-            scene = self._draw(kind, rng)
-            if self._asks_within(split, kind, scene) and self.admits(scene, split):
+            scene = self._grown(kind, rng, split) if kind in (*HARD_KINDS, *OOD_KINDS) else self._draw(kind, rng)
+            if scene is not None and self._asks_within(split, kind, scene) and self.admits(scene, split):
                 return self.prompt(kind, scene), scene
         raise ValueError(f"no {kind} scene fits split {split!r}; hold out less or use more shapes and colours: {self}")
 
-    def _draw(self, kind: str, rng: np.random.Generator) -> SceneGraph:
-        """A scene of this kind, whatever its split."""
-        count = {"single_object": 1, "colors": 1, "counting": int(rng.integers(2, self.max_objects + 1))}.get(kind, 2)
+    def _draw(self, kind: str, rng: np.random.Generator) -> SceneGraph | None:
+        """A scene of one of the six kinds, whatever its split; None where jitter leaves no relation to speak of."""
+        count = int(rng.integers(2, self.max_objects + 1)) if kind == "counting" else _COUNTS.get(kind, 2)
         shapes: list[int] = rng.permutation(len(self.shapes)).tolist()
         colors: list[int] = rng.permutation(len(self.colors)).tolist()
         if kind == "counting":
@@ -142,11 +154,37 @@ class ShapesWorld:
             self.place(SceneObject(name=self.shapes[shape], color=self.colors[color]), cell, rng)
             for shape, color, cell in zip(shapes[:count], colors[:count], cells[:count], strict=True)
         )
-        relations = ()
-        if kind == "position":
-            true = self.predicates(*objects)
-            relations = (Relation(subject=0, predicate=true[rng.integers(len(true))], object=1),)
+        if kind == "position" and not self.predicates(*objects):
+            return None
+        relations = (self._true_relation(objects, 0, rng),) if kind == "position" else ()
         return SceneGraph(objects=objects, relations=relations)
+
+    def _grown(self, kind: str, rng: np.random.Generator, split: str) -> SceneGraph | None:
+        """A scene of several objects, one after the other: drawn at once, hardly any would fit its split."""
+        scene = SceneGraph(objects=())
+        for _ in range(_COUNTS[kind] * _TRIES):
+            name, color = (words[int(rng.integers(len(words)))] for words in (self.shapes, self.colors))
+            free = self.free_cells(scene)
+            one = self.place(SceneObject(name=name, color=color), free[int(rng.integers(len(free)))], rng)
+            objects, relations = (*scene.objects, one), scene.relations
+            if kind == "chain":
+                last = scene.objects[-1:]
+                if name in {other.name for other in scene.objects} or not all(self.predicates(o, one) for o in last):
+                    continue
+                if last:
+                    relations = (*relations, self._true_relation(objects, len(objects) - 2, rng))
+            grown = SceneGraph(objects=objects, relations=relations)
+            parts = self.named(kind, grown) - {self.asked(kind, grown)}
+            if all(self.split_of[key] == "train" for key in parts) and self.admits(grown, split, finished=False):
+                scene = grown
+            if len(scene.objects) == _COUNTS[kind]:
+                return scene
+        return None
+
+    def _true_relation(self, objects: Sequence[SceneObject], subject: int, rng: np.random.Generator) -> Relation:
+        """One that holds between an object and the next one."""
+        true = self.predicates(objects[subject], objects[subject + 1])
+        return Relation(subject=subject, predicate=true[int(rng.integers(len(true)))], object=subject + 1)
 
     def place(self, one: SceneObject, cell: int, rng: np.random.Generator) -> SceneObject:
         """The object in the cell of this number (reading order), jittered by `rng` where the world jitters."""
@@ -157,6 +195,17 @@ class ShapesWorld:
             shift = rng.integers(-self.jitter, self.jitter + 1, size=2) / self.canvas
             x, y = (float(np.clip(value, half, 1 - half)) for value in (x + shift[0], y + shift[1]))
         return SceneObject(name=one.name, color=one.color, x=x, y=y)
+
+    def settled(self, one: SceneObject, cell: int, at: tuple[float, float]) -> SceneObject:
+        """The object as near to a point as it may stand in a cell; x and y as fractions of the canvas."""
+        row, column = divmod(cell, self.grid)
+        half, slack = self.detector.size / 2 / self.canvas, self.jitter / self.canvas
+        middle = ((column + 0.5) / self.grid, (row + 0.5) / self.grid)
+        if not self.jitter:
+            return replace(one, x=middle[0], y=middle[1])
+        near = (np.clip(value, centre - slack, centre + slack) for value, centre in zip(at, middle, strict=True))
+        x, y = (float(np.clip(value, half, 1 - half)) for value in near)
+        return replace(one, x=x, y=y)
 
     def free_cells(self, scene: SceneGraph) -> list[int]:
         """The numbers of the cells in which no object's centre lies, in reading order."""
@@ -169,7 +218,8 @@ class ShapesWorld:
 
     def prompt(self, kind: str, scene: SceneGraph) -> str:
         """The words that ask for such a scene; says of colours and places only what the kind is about."""
-        colored = kind in ("colors", "color_attribution")
+        counted = ("three_objects", "four_objects", "five_objects")
+        colored = kind in ("colors", "color_attribution") or kind.endswith(counted)
         objects = tuple(SceneObject(name=one.name, color=one.color if colored else None) for one in scene.objects)
         return describe(SceneGraph(objects=objects, relations=scene.relations))
 
@@ -188,28 +238,44 @@ class ShapesWorld:
             case "position":
                 (relation,) = scene.relations
                 return _relation(shapes[relation.subject], relation.predicate, shapes[relation.object])
+            case "chain":
+                return (kind, self.prompt(kind, scene))
             case _:
                 return (kind, *sorted(one.noun for one in scene.objects))
 
     def named(self, kind: str, scene: SceneGraph) -> set[Combination]:
         """Every combination that such a prompt names, the one it asks for included."""
-        shapes, keys = sorted({one.name for one in scene.objects}), {self.asked(kind, scene)}
-        if len(shapes) == 2:
-            keys.add(("two_objects", *shapes))
+        keys = {self.asked(kind, scene)}
+        for one, other in combinations(scene.objects, 2):
+            if one.name != other.name:
+                keys.add(("two_objects", *sorted((one.name, other.name))))
+                if kind not in ("two_objects", "position", "chain") and one.color != other.color:
+                    keys.add(("color_attribution", *sorted((one.noun, other.noun))))
+        for relation in scene.relations:
+            subject, reference = scene.objects[relation.subject], scene.objects[relation.object]
+            keys.add(_relation(subject.name, relation.predicate, reference.name))
         return keys
 
     def _asks_within(self, split: str, kind: str, scene: SceneGraph) -> bool:
         asked = self.asked(kind, scene)
-        if self.split_of[asked] != split:
+        if self.split(asked) != split:
             return False
         return all(self.split_of[key] == "train" for key in self.named(kind, scene) - {asked})
+
+    def split(self, combination: Combination) -> Split:
+        """Where a combination belongs: as `split_of` says, else by a hash of its words."""
+        if combination in self.split_of:
+            return self.split_of[combination]
+        share = int.from_bytes(hashlib.sha256("|".join(combination).encode()).digest()[:4]) / 2**32
+        return "test" if share < self.held_out else "val" if share < self.held_out + self.held_out_val else "train"
 
     def held(self, scene: SceneGraph, *, finished: bool = True) -> set[Combination]:
         """Every combination in a placed scene that training must not show if it is held out.
 
         Args:
             scene: objects with colour and place.
-            finished: also a coloured shape alone and how many there are of a shape, which drafts on the way may show.
+            finished: also what drafts on the way may show: a coloured shape alone, how many there are of a shape, and
+                three or four coloured shapes as a whole.
         """
         objects = scene.objects
         keys: set[Combination] = {("colors", objects[0].noun)} if finished and len(objects) == 1 else set()
@@ -223,13 +289,15 @@ class ShapesWorld:
         if finished:
             names = [one.name for one in objects]
             keys.update(("counting", NUMBERS[names.count(n) - 1], n) for n in set(names) if names.count(n) > 1)
+            whole = {3: "three_objects", 4: "four_objects"}.get(len(objects))
+            keys |= {self.asked(whole, scene)} if whole else set()
         return keys
 
     def admits(self, scene: SceneGraph, split: str, *, finished: bool = True) -> bool:
         """True where the split may show this scene: no two objects alike, none touching, nothing held out."""
         if len({one.noun for one in scene.objects}) < len(scene.objects) or not self._apart(scene):
             return False
-        return self._forbidden[split].isdisjoint(self.held(scene, finished=finished))
+        return _FORBIDDEN[split].isdisjoint(self.split(key) for key in self.held(scene, finished=finished))
 
     def _apart(self, scene: SceneGraph) -> bool:
         """No two shapes touch, corners included."""
@@ -239,13 +307,8 @@ class ShapesWorld:
 
     @cached_property
     def split_of(self) -> dict[Combination, Split]:
-        """The split of every combination that a prompt can ask for."""
+        """The split of every combination that a prompt of the six kinds can ask for."""
         return {key: split for kind in KINDS for key, split in self._divide(kind).items()}
-
-    @cached_property
-    def _forbidden(self) -> dict[str, frozenset[Combination]]:
-        of = {split: {key for key, value in self.split_of.items() if value == split} for split in SPLITS}
-        return {"train": frozenset(of["val"] | of["test"]), "val": frozenset(of["test"]), "test": frozenset()}
 
     def _divide(self, kind: str) -> dict[Combination, Split]:
         keys = sorted(set(self._all(kind)), key=lambda key: hashlib.sha256("|".join(key).encode()).digest())
@@ -315,10 +378,11 @@ class ShapesWorld:
         cells = (cell_name(x / self.grid, y / self.grid, self.grid) for x in range(self.grid) for y in range(self.grid))
         grammar = "a an and at add left right of above below the draft shows plan should be is missing there extra"
         commands = "make turn into move to remove replace with"
+        tasks = "edit describe the picture does it show yes no"
         plans = "prompt asks for no fits"
         nouns = (*self.shapes, *map(plural, self.shapes), UNRECOGNISED)
         numbers = NUMBERS[: self.max_objects]
-        said = f"{grammar} {commands} {plans}".split()
+        said = f"{grammar} {commands} {plans} {tasks}".split()
         return tuple(sorted({*said, *nouns, *self.colors, *numbers, *cells}))
 
 

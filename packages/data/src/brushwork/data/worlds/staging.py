@@ -160,22 +160,25 @@ def arranged(
     plan = _all_colored(world, plan, seen, rng)
     found = diff(plan, seen, tolerance=0.5 / world.grid)
     astray = {id(one.wanted) for one in found if one.kind in ("place", "missing", "count")}
-    places = _cells_of_draft(world, plan, seen)
-    stay = {index: cell for index, cell in places.items() if id(plan.objects[index]) not in astray}
+    places = _places_of_draft(world, plan, seen)
+    stay = {index: one for index, one in places.items() if id(plan.objects[index]) not in astray}
     for draw in range(_STAYING + _DRAWS):
         # First all stays that need not move; then more and more of the draft gives way.
         gives_way = draw - _STAYING
-        kept = {i: cell for i, cell in stay.items() if gives_way < 0 or rng.random() * _DRAWS > gives_way}
+        kept = {i: one for i, one in stay.items() if gives_way < 0 or rng.random() * _DRAWS > gives_way}
+        taken = {cell for cell, _ in kept.values()}
         objects: list[SceneObject] = []
         for index, one in enumerate(plan.objects):
             if one.x is not None:
                 objects.append(one)
                 continue
             settled = SceneGraph(objects=(*objects, *(other for other in plan.objects if other.x is not None)))
-            free = [cell for cell in world.free_cells(settled) if cell not in kept.values()]
+            free = [cell for cell in world.free_cells(settled) if cell not in taken]
             if index not in kept and not free:
                 break
-            objects.append(world.place(one, kept[index] if index in kept else pick(free, rng), rng))
+            objects.append(
+                world.settled(one, *kept[index]) if index in kept else world.place(one, pick(free, rng), rng)
+            )
         scene = SceneGraph(objects=tuple(objects), relations=plan.relations)
         whole = len(objects) == len(plan.objects)
         if (
@@ -200,9 +203,11 @@ def _all_colored(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph, rng: np
     return SceneGraph(objects=tuple(objects), relations=plan.relations)
 
 
-def _cells_of_draft(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph) -> dict[int, int]:
-    """In which cell the draft has each planned object, or what stands for it; each cell once."""
-    cells: dict[int, int] = {}
+def _places_of_draft(
+    world: ShapesWorld, plan: SceneGraph, seen: SceneGraph
+) -> dict[int, tuple[int, tuple[float, float]]]:
+    """Cell and centre at which the draft has each planned object, or what stands for it; each cell once."""
+    places: dict[int, tuple[int, tuple[float, float]]] = {}
     left = list(seen.objects)
     tests: tuple[Callable[[SceneObject, SceneObject], bool], ...] = (
         lambda one, other: one.noun == other.noun,
@@ -211,14 +216,14 @@ def _cells_of_draft(world: ShapesWorld, plan: SceneGraph, seen: SceneGraph) -> d
     for alike in tests:
         for index, one in enumerate(plan.objects):
             match = next((other for other in left if alike(one, other)), None)
-            if one.x is not None or index in cells or match is None:
+            if one.x is not None or index in places or match is None:
                 continue
             left.remove(match)
             x, y = match.centre
             cell = min(int(y * world.grid), world.grid - 1) * world.grid + min(int(x * world.grid), world.grid - 1)
-            if cell not in cells.values():
-                cells[index] = cell
-    return cells
+            if cell not in {other for other, _ in places.values()}:
+                places[index] = cell, (x, y)
+    return places
 
 
 def pick(items: Sequence[T], rng: np.random.Generator) -> T:

@@ -1,13 +1,15 @@
-"""Held-out prompts of the embedded world, the six GenEval kinds in equal numbers."""
+"""Held-out prompts of the embedded world: GenEval's six kinds, harder ones, and ones out of distribution."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from brushwork.data.worlds.shapes import KINDS, ShapesWorld
+from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, OOD_KINDS, ShapesWorld
 from brushwork.eval.benchmark import BenchmarkPrompt
 
+ALL_KINDS = (*KINDS, *HARD_KINDS, *OOD_KINDS)
 MAX_REPEATS = 50
 """Repeated prompts in a row after which a kind has no new one to give: some have fewer than are asked for."""
 
@@ -21,33 +23,42 @@ class ShapesBenchmark:
 
     Attributes:
         world: where prompts and their hold-out come from; its settings must be those that the training data had.
-        prompts_per_kind: at least 1; the default makes 312 prompts of six kinds.
+        prompts_per_kind: at least 1.
+        kinds: in equal numbers; the overall score is over those that do not start with "ood".
         seed: decides which prompts are drawn and the sampling seed of each.
         split: "test", or "val" for choices made before the test is looked at.
     """
 
     world: ShapesWorld
-    prompts_per_kind: int = 52
+    prompts_per_kind: int = 60
+    kinds: Sequence[str] = ALL_KINDS
     seed: int = 0
     split: str = "test"
 
     def describe(self) -> dict[str, Any]:
         """Its name and settings."""
-        settings = {"prompts_per_kind": self.prompts_per_kind, "seed": self.seed, "split": self.split}
+        settings = {
+            "prompts_per_kind": self.prompts_per_kind,
+            "kinds": list(self.kinds),
+            "seed": self.seed,
+            "split": self.split,
+        }
         return {"benchmark": "shapes", **settings, "world": str(self.world)}
 
     def prompts(self) -> list[BenchmarkPrompt]:
         """All prompts, kind by kind; the same list for the same fields on every machine.
 
         Raises:
-            ValueError: fewer than one prompt a kind, or a split that the world does not know.
+            ValueError: fewer than one prompt a kind, no such kind, or a split that the world does not know.
         """
         if self.prompts_per_kind < 1:
             raise ValueError(f"prompts_per_kind is {self.prompts_per_kind}; expected at least 1")
+        if not self.kinds or set(self.kinds) - set(ALL_KINDS):
+            raise ValueError(f"kinds={list(self.kinds)}: expected some of {ALL_KINDS}")
         chosen = []
-        for number, kind in enumerate(KINDS):
+        for kind in self.kinds:
             # A stream per kind: asking for more prompts of one kind leaves those of the others as they were.
-            rng = np.random.default_rng([self.seed, number])
+            rng = np.random.default_rng([self.seed, ALL_KINDS.index(kind)])
             seen: set[str] = set()
             repeats = 0
             for index in range(self.prompts_per_kind):

@@ -34,9 +34,14 @@ def told(run: Run, verb: str, *keys: str) -> str:
 
 
 def sampling(run: Run) -> str:
-    """How a run was sampled, whatever the model folder and what must be as in training."""
-    lines = told(run, "predict", "sampler").splitlines()
-    return "\n".join(line for line in lines if line.partition(":")[0].strip() not in {"folder", *AS_TRAINED})
+    """How a run was sampled, whatever the model folder and what must be as in training; without indentation."""
+    return without(told(run, "predict", "sampler"), "folder", *AS_TRAINED)
+
+
+def without(text: str, *keys: str) -> str:
+    """The lines of a YAML text without indentation, but for those of these keys."""
+    lines = [line.strip() for line in text.splitlines()]
+    return "\n".join(line for line in lines if line.partition(":")[0] not in keys)
 
 
 def as_trained(fit: str) -> str:
@@ -50,21 +55,39 @@ def as_trained(fit: str) -> str:
 BUDGETS: dict[str, Callable[[Run], str]] = {
     "max_steps": lambda run: told(run, "fit", "trainer", "max_steps"),
     "max_time": lambda run: told(run, "fit", "trainer", "max_time"),
-    "model": lambda run: told(run, "fit", "model"),
+    "model": lambda run: without(told(run, "fit", "model"), "base"),  # a folder that the run writes
     "sampler": sampling,
+    "benchmark": lambda run: without(told(run, "predict", "benchmark")),
     "prompts": asked,
     "judge": lambda run: ", ".join(sorted({row.judge for row in run.rows if row.judge})),
 }
 """What must be the same in all rows, and where a run tells it."""
 
 
-def inequalities(rows: Mapping[str, Sequence[Run]]) -> list[str]:
-    """A sentence for each budget that the rows, by their labels, do not share or do not tell."""
+def budgets(run: Run) -> dict[str, str]:
+    """What the run tells of each of `BUDGETS`."""
+    return {name: told_by(run) for name, told_by in BUDGETS.items()}
+
+
+def as_drawn(run: Run) -> dict[str, tuple[str, str]]:
+    """Each of `AS_TRAINED` as the run was trained with it and as it was sampled with it."""
+    return {
+        name: (told(run, "fit", "segmenter", name), told(run, "predict", "sampler", "sampling", name))
+        for name in AS_TRAINED
+    }
+
+
+def inequalities(rows: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    """A sentence for each budget that the rows do not share or do not tell.
+
+    Args:
+        rows: label → `budgets` of its runs; those that are left out are not compared.
+    """
     sentences = []
-    for name, told_by in BUDGETS.items():
+    for name in BUDGETS:
         holders: dict[str, list[str]] = {}
-        for label in rows:
-            for value in dict.fromkeys(told_by(run) for run in rows[label]):
+        for label, runs in rows.items():
+            for value in dict.fromkeys(run[name] for run in runs if name in run):
                 holders.setdefault(value, []).append(label)
         if len(holders) == 1 and "" not in holders:
             continue
@@ -74,19 +97,15 @@ def inequalities(rows: Mapping[str, Sequence[Run]]) -> list[str]:
             own = ", ".join(line.strip() for line in value.splitlines() if line not in shared)
             parts.append(f"{own or 'not told'} in “{'”, “'.join(labels)}”")
         sentences.append(f"Unequal {name}: {'; '.join(parts)}.")
-    return sentences + [sentence for label, runs in rows.items() for sentence in misdrawn(label, runs)]
+    return sentences
 
 
-def misdrawn(label: str, runs: Iterable[Run]) -> list[str]:
-    """A sentence for each setting that some run of a row was trained with and not sampled with."""
-    pairs = [
-        (name, told(run, "fit", "segmenter", name), told(run, "predict", "sampler", "sampling", name))
-        for run in runs
-        for name in AS_TRAINED
-    ]
+def misdrawn(label: str, runs: Iterable[Mapping[str, Sequence[str]]]) -> list[str]:
+    """A sentence for each setting, see `as_drawn`, that some run of a row was trained with and not sampled with."""
+    pairs = dict.fromkeys((name, *pair) for run in runs for name, pair in run.items())
     return [
         f"“{label}” was trained with {name}={trained} and sampled with {name}={drawn}."
-        for name, trained, drawn in dict.fromkeys(pairs)
+        for name, trained, drawn in pairs
         if trained and drawn and trained != drawn
     ]
 

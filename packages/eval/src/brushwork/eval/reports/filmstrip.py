@@ -17,7 +17,7 @@ from brushwork.eval.reports.gallery import Frame, Strip
 
 
 def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:
-    """Draw the strip, drafts from left to right, the answer framed by its verdict.
+    """Draw the strip, drafts from left to right, the answer framed by its verdict, if there is one.
 
     Args:
         strip: the trajectory of one arm.
@@ -26,12 +26,14 @@ def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:
     Returns:
         An RGB picture.
     """
-    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
-    gap, margin, head, words = 20, 24, 46, 66
-    width = 2 * margin + len(strip.frames) * (tile + gap) - gap
-    sheet = PillowImage.new("RGB", (max(width, 420), head + 2 * words + tile + 2 * margin), BACKGROUND)
+    large, font, small = (ImageFont.load_default(size) for size in (18, 14, 12))
+    gap, margin, words = 20, 24, 66
+    width = max(2 * margin + len(strip.frames) * (tile + gap) - gap, 420)
+    title = wrapped(f"“{strip.row.prompt}”", width - 2 * margin, ImageDraw.Draw(PillowImage.new("RGB", (1, 1))), large)
+    head = 46 + 24 * title.count("\n")
+    sheet = PillowImage.new("RGB", (width, head + 2 * words + tile + 2 * margin), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    pen.text((margin, margin), f"“{strip.row.prompt}”", INK, ImageFont.load_default(18))
+    pen.multiline_text((margin, margin), title, INK, large)
     top = margin + head + words
     for number, frame in enumerate(strip.frames):
         left = margin + number * (tile + gap)
@@ -43,7 +45,8 @@ def filmstrip(strip: Strip, tile: int = 160) -> PillowImage.Image:
         if frame.final:
             colour = FRAME_COLOURS[strip.outcome]
             pen.rectangle((left - 3, top - 3, left + tile + 2, top + tile + 2), outline=colour, width=3)
-            draw_outcome(pen, strip.outcome, left + tile, top, colour)
+            if strip.row.passed is not None:
+                draw_outcome(pen, strip.outcome, left + tile, top, colour)
         if frame.draft.inspection is not None:
             pen.text((left, top + tile + 10), "inspect", FAINT, small)
             said = (frame.draft.inspection.plan_check, frame.draft.inspection.draft_check)

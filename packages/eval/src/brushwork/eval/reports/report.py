@@ -28,6 +28,7 @@ from brushwork.eval.reports.markdown import report_markdown
 from brushwork.eval.reports.page import now, page_context, report_tables
 from brushwork.eval.reports.runs import load_runs
 from brushwork.eval.reports.study import read_study
+from brushwork.eval.reports.study_files import write_results
 from brushwork.eval.reports.study_table import explanations, study_context, study_json, study_table
 from brushwork.eval.reports.summary import summarise, to_json
 from brushwork.eval.verdicts import write_text
@@ -52,6 +53,7 @@ def report(
     seed: int = 0,
     dataset: str | Path | None = None,
     study: str | None = None,
+    results: str | Path | None = None,
 ) -> Path:
     """Compare arms that answered the same benchmark, or the rows of a study, or show what a data set holds.
 
@@ -70,6 +72,8 @@ def report(
             runs, title, baseline and study are not looked at.
         study: one of `study.STUDIES`, whose rows are in `runs` as `<row>/seed-<n>/`. Its table goes to stdout, and
             `out` gets `study.html` and `study.json` alone; title, baseline, gallery and seed are not looked at.
+        results: of a study: folder that gets small files to keep, a summary of each run and the table, see
+            `write_results`. The table is then made of all summaries in it, also of runs that are no longer in `runs`.
 
     Returns:
         The path of `report.html`, `dataset.html` or `study.html`.
@@ -88,7 +92,7 @@ def report(
         log.info("wrote %s", folder / "dataset.html")
         return folder / "dataset.html"
     if study is not None:
-        return report_study(study, "outputs/studies" if runs is None else runs, folder)
+        return report_study(study, "outputs/studies" if runs is None else runs, folder, results)
     return report_runs("outputs" if runs is None else runs, folder, title, baseline, gallery_per_kind, seed)
 
 
@@ -128,8 +132,10 @@ def report_runs(
     return folder / "report.html"
 
 
-def report_study(name: str, runs: str | Path | Mapping[str, str | Path], folder: Path) -> Path:
-    """Print the table of a study and write it as a page and as JSON.
+def report_study(
+    name: str, runs: str | Path | Mapping[str, str | Path], folder: Path, results: str | Path | None = None
+) -> Path:
+    """Print the table of a study and write it as a page and as JSON, and among results where their folder is given.
 
     Raises:
         FileNotFoundError: no row has a judged run.
@@ -137,7 +143,7 @@ def report_study(name: str, runs: str | Path | Mapping[str, str | Path], folder:
     """
     if isinstance(runs, Mapping):
         raise ValueError("a study's rows are subfolders of one folder; expected e.g. runs=outputs/studies")
-    result = read_study(name, runs)
+    result = read_study(name, runs) if results is None else write_results(name, runs, results)
     console = Console()
     console.print(study_table(result))
     console.print(*(Text(sentence) for sentence in explanations(result)), sep="\n", soft_wrap=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from brushwork.eval.process import process_metrics
-from brushwork.eval.reports.budgets import as_trained, benchmark_of, inequalities
-from brushwork.eval.reports.runs import Run, load_run
+from brushwork.eval.reports.budgets import as_trained, inequalities, misdrawn
+from brushwork.eval.reports.run_summary import RunSummary, read_summary, summarise_run
+from brushwork.eval.reports.runs import load_run
 from brushwork.eval.statistics import (
     Interval,
     Spread,
@@ -18,14 +18,14 @@ from brushwork.eval.statistics import (
     pooled_spread,
     wilson,
 )
-from brushwork.eval.verdicts import VERDICTS_FILE, ScoredTrajectory
+from brushwork.eval.verdicts import VERDICTS_FILE
 
 OVERALL = "overall"
 COLUMNS = {"counting": "counting", "colors": "color", "position": "position", "color_attribution": "color attr."}
 """Kind of prompt → the paper's name of its column."""
 
 Outcomes = Mapping[str, Mapping[tuple[str, str], bool]]
-"""Of one run: kind → (key, prompt) → passed."""
+"""Of one run: kind → (key, digest of the prompt) → passed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +92,25 @@ STUDIES: dict[str, tuple[StudyRow, ...]] = {
         all_subsets="two noise copies", one_noise_copy="one noise copy", four_noise_copies="four noise copies"
     ),
     "history": knob(all_subsets="all states so far", last_state="the last state alone"),
+    "baselines": knob(
+        single_pass="one pass, no process",
+        text_plan="plans in text, then one picture",
+        refine_only="one draft, inspected and mended, no plans",
+        multi_turn_only="plans and sketches, no inspections",
+        no_image_feedback="the whole process, drafts read back blank",
+        all_subsets="the whole process",
+    ),
 }
 """The rows of each study, the first being what the others are compared with; the paper's numbers stand here alone."""
+
+STRATEGIES: dict[str, tuple[StudyRow, ...]] = {
+    "baselines": knob(
+        best_of_n="best of several single passes, chosen by a verifier",
+        oracle_planner="the whole process, perfect plans",
+        oracle_inspector="the whole process, perfect inspections",
+    ),
+}
+"""Rows that train nothing and draw with the model of another row: below the others of a study where they were run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +143,8 @@ class RowResult:
         cells: kind or "overall" → figure; without runs, the paper's part alone.
         recall: of the wrong drafts, the share that the inspections objected to, all seeds together.
         mended: of the wrong drafts that were redrawn on the inspection's word, the share that became right.
+        steps: of the optimiser that the model learnt, seed by seed; None where a run does not tell.
+        minutes: that it learnt.
         missing: what is still to be run, and how; empty where all is there.
     """
 
@@ -135,6 +154,8 @@ class RowResult:
     cells: dict[str, Cell]
     recall: Interval
     mended: Interval
+    steps: tuple[int | float | None, ...]
+    minutes: tuple[int | float | None, ...]
     missing: str
 
 
@@ -146,7 +167,7 @@ class StudyResult:
         name: of the study.
         benchmark: what the runs answered.
         num_prompts: the prompts of one run.
-        columns: of the table: kinds, then "overall".
+        columns: of the table: kinds, then "overall", then kinds that are out of it.
         rows: in the study's order.
         warnings: what makes the rows unequal.
     """
@@ -164,23 +185,27 @@ def read_study(name: str, runs: str | Path) -> StudyResult:
 
     Args:
         name: one of `STUDIES`.
-        runs: folder that holds `<row>/seed-<n>/`, each a judged run folder.
+        runs: folder that holds `<row>/seed-<n>/`, each a judged run folder, or `<row>/seed-<n>.json`, its summary.
 
     Raises:
         FileNotFoundError: no row has a judged run; the message names the commands that make them.
-        ValueError: no such study.
+        ValueError: no such study, or a file that is no summary.
     """
     if name not in STUDIES:
         raise ValueError(f"study is {name!r}; expected one of: {', '.join(STUDIES)}")
-    rows = STUDIES[name]
-    found = {row.option: read_row(Path(runs) / row.option) for row in rows}
+    rows, strategies = STUDIES[name], STRATEGIES.get(name, ())
+    found = {row.option: read_row(Path(runs) / row.option) for row in (*rows, *strategies)}
     missing = {row.option: what_is_missing(name, Path(runs) / row.option) for row in rows}
     judged = [run for of_row in found.values() for run in of_row.values()]
     if not judged:
         raise FileNotFoundError(f"no row of study {name} is judged in {runs}; {missing[rows[0].option]}")
-    passed = {option: [outcomes(run.rows) for run in of_row.values()] for option, of_row in found.items()}
+    rows = (*rows, *(row for row in strategies if found[row.option]))
+    found = {row.option: found[row.option] for row in rows}
+    passed = {option: [outcomes(run) for run in of_row.values()] for option, of_row in found.items()}
     all_kinds = dict.fromkeys(kind for of_row in passed.values() for run in of_row for kind in run)
-    columns = {kind: (kind,) for kind in rows[0].paper or COLUMNS} | {OVERALL: tuple(all_kinds)}
+    inside = tuple(kind for kind in all_kinds if not kind.startswith("ood"))
+    columns = {kind: (kind,) for kind in rows[0].paper or COLUMNS} | {OVERALL: inside}
+    columns |= {kind: (kind,) for kind in all_kinds if kind not in inside}
     cells: dict[str, dict[str, Cell]] = {row.option: {} for row in rows}
     for column, kinds in columns.items():
         alone = [[rate([run], kinds) for run in of_row] for of_row in passed.values()]
@@ -191,29 +216,52 @@ def read_study(name: str, runs: str | Path) -> StudyResult:
             cells[row.option][column] = make_cell(passed[row.option], first, kinds, spread, papers)
     return StudyResult(
         name=name,
-        benchmark=benchmark_of(judged[0]),
-        num_prompts=max(len(run.rows) for run in judged),
+        benchmark=benchmark_name(judged[0]),
+        num_prompts=max(run.num_prompts for run in judged),
         columns=tuple(columns),
-        rows=tuple(row_result(row, found[row.option], cells[row.option], missing[row.option]) for row in rows),
-        warnings=tuple(inequalities({row.label: list(found[row.option].values()) for row in rows})),
+        rows=tuple(row_result(row, found[row.option], cells[row.option], missing.get(row.option, "")) for row in rows),
+        warnings=tuple(
+            unequal({row.label: list(found[row.option].values()) for row in rows}, {row.label for row in strategies})
+        ),
     )
 
 
-def read_row(folder: Path) -> dict[int, Run]:
-    """The judged runs of a row by their seed."""
-    folders = {seed: path for seed, path in seed_folders(folder).items() if (path / VERDICTS_FILE).is_file()}
-    return {seed: load_run(folder.name, path) for seed, path in folders.items()}
+def read_row(folder: Path) -> dict[int, RunSummary]:
+    """The judged runs of a row by their seed, from their folders and, where there is none, from their summaries."""
+    summaries = {seed: read_summary(path) for seed, path in by_seed(folder, ".json").items()}
+    judged = {seed: path for seed, path in by_seed(folder).items() if (path / VERDICTS_FILE).is_file()}
+    runs = {seed: summarise_run(load_run(folder.name, path), seed) for seed, path in judged.items()}
+    return dict(sorted((summaries | runs).items()))
 
 
-def seed_folders(folder: Path) -> dict[int, Path]:
-    """The runs of a row, judged or not, by their seed."""
-    found = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in folder.glob("seed-*")]
+def by_seed(folder: Path, suffix: str = "") -> dict[int, Path]:
+    """What a row's folder holds of each seed: run folders, judged or not, or files with this suffix."""
+    found = [(re.fullmatch(rf"seed-(\d+){re.escape(suffix)}", path.name), path) for path in folder.glob("seed-*")]
     return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def unequal(rows: Mapping[str, Sequence[RunSummary]], strategies: Iterable[str] = ()) -> list[str]:
+    """Sentences on what the rows, by their labels, should share and do not; a strategy samples in its own way."""
+    told = {label: [dict(run.budgets) for run in runs] for label, runs in rows.items()}
+    for label in strategies:
+        for run in told.get(label, ()):
+            del run["sampler"]
+    return inequalities(told) + [
+        sentence for label, runs in rows.items() for sentence in misdrawn(label, [run.as_drawn for run in runs])
+    ]
+
+
+def benchmark_name(run: RunSummary) -> str:
+    """What the run answered, in words."""
+    name = str(run.benchmark.get("benchmark", ""))
+    return {"shapes": "the embedded world"}.get(name, name)
 
 
 def what_is_missing(study: str, folder: Path) -> str:
     """Which runs of a row are not there or not judged, and the command that is next; empty where all is done."""
-    found = seed_folders(folder)
+    found = by_seed(folder)
+    if not found and by_seed(folder, ".json"):
+        return ""
     if not found:
         return f"not run: lightning fit -m study={study} ablation={folder.name} seed=0"
     unjudged = [path for path in found.values() if not (path / VERDICTS_FILE).is_file()]
@@ -226,28 +274,31 @@ def what_is_missing(study: str, folder: Path) -> str:
     return f"{names} not judged: {predict} && lightning test out={run}"
 
 
-def row_result(row: StudyRow, runs: Mapping[int, Run], cells: dict[str, Cell], missing: str) -> RowResult:
+def row_result(row: StudyRow, runs: Mapping[int, RunSummary], cells: dict[str, Cell], missing: str) -> RowResult:
     """The row with what its drafts say of the process, all seeds together."""
-    process = process_metrics(verdict for run in runs.values() for verdict in run.rows)
-    inspection, success = process["inspection"], process["refine_success"]
     return RowResult(
         option=row.option,
         label=row.label,
         seeds=tuple(runs),
         cells=cells,
-        recall=wilson(int(inspection["flagged_wrong"]), int(inspection["wrong"])),
-        mended=wilson(int(success["mended"]), int(success["refined_wrong"])),
+        recall=share(runs.values(), "inspection", "flagged_wrong", "wrong"),
+        mended=share(runs.values(), "refine_success", "mended", "refined_wrong"),
+        steps=tuple(run.training.get("steps") for run in runs.values()),
+        minutes=tuple(run.training.get("minutes") for run in runs.values()),
         missing=missing,
     )
 
 
-def outcomes(rows: Iterable[ScoredTrajectory]) -> Outcomes:
-    """The verdicts by kind and prompt; what has none is left out, as are kinds whose name starts with "ood"."""
-    found: dict[str, dict[tuple[str, str], bool]] = {}
-    for row in rows:
-        if row.passed is not None and not row.kind.startswith("ood"):
-            found.setdefault(row.kind, {})[row.key, row.prompt] = row.passed
-    return found
+def share(runs: Iterable[RunSummary], metric: str, part: str, whole: str) -> Interval:
+    """A share of what a metric of the process counted, all runs together."""
+    counts = [(run.process[metric][part] or 0, run.process[metric][whole] or 0) for run in runs]
+    return wilson(int(sum(part for part, _ in counts)), int(sum(whole for _, whole in counts)))
+
+
+def outcomes(run: RunSummary) -> Outcomes:
+    """The verdicts by kind and prompt; what has none is left out."""
+    passed = {kind: answers.passed for kind, answers in run.answers.items()}
+    return {kind: of_kind for kind, of_kind in passed.items() if of_kind}
 
 
 def make_cell(

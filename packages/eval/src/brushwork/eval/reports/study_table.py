@@ -1,6 +1,7 @@
 """The table of a study in words: lines for the terminal, and what its page and its JSON file say."""
 
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from rich.console import Group
@@ -8,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from brushwork.eval.reports import charts
-from brushwork.eval.reports.study import COLUMNS, OVERALL, StudyResult
+from brushwork.eval.reports.study import COLUMNS, OVERALL, RowResult, StudyResult
 from brushwork.eval.reports.summary import without_nan
+from brushwork.eval.reports.tables import words
 from brushwork.eval.statistics import Interval
 
 
@@ -77,7 +79,14 @@ def has_paper(result: StudyResult) -> bool:
 
 def column_name(column: str) -> str:
     """The paper's name where it has one."""
-    return COLUMNS.get(column, column)
+    return words(COLUMNS.get(column, column))
+
+
+def learnt(row: RowResult) -> str:
+    """How long the models of a row were trained, the mean over its seeds; empty where no run tells."""
+    told = {"steps": (row.steps, "{:,.0f} steps"), "minutes": (row.minutes, "{:.1f} minutes")}
+    known = {name: [one for one in values if one is not None] for name, (values, _) in told.items()}
+    return ", ".join(told[name][1].format(fmean(values)) for name, values in known.items() if values)
 
 
 def study_table(result: StudyResult) -> Group:
@@ -88,6 +97,7 @@ def study_table(result: StudyResult) -> Group:
     blocks = []
     for row in result.rows:
         seeds = f"seeds {', '.join(map(str, row.seeds))}" if row.seeds else "no runs"
+        facts = ", ".join(filter(None, (row.option, seeds, learnt(row))))
         block = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for head, width in widths.items():
             block.add_column(head, width=width)
@@ -96,7 +106,7 @@ def study_table(result: StudyResult) -> Group:
             paper_difference = "" if cell.paper_difference is None else signed(cell.paper_difference)
             figures = [column_name(column), level(cell.ours), gain(cell.difference)]
             block.add_row(*[*figures, paper, paper_difference, cell.verdict][: len(widths)])
-        blocks += [Text(f"{row.label} ({row.option}, {seeds})", style="bold"), block, ""]
+        blocks += [Text(f"{row.label} ({facts})", style="bold"), block, ""]
     return Group(f"Study: {result.name}", heading(result), "", *blocks)
 
 
@@ -116,6 +126,7 @@ def study_context(result: StudyResult) -> dict[str, Any]:
         "column_name": column_name,
         "gain": gain,
         "signed": signed,
+        "learnt": learnt,
         "marks": [charts.legend_mark(number) for number in range(len(result.rows))],
         "forest": charts.forest(groups),
     }

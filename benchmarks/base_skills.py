@@ -1,0 +1,120 @@
+"""What a mini base can do beside drawing: edits carried out exactly, descriptions and answers that are right.
+
+Pictures, instructions and questions are those of the val split of `make base`. An edit is right where the exact
+detector finds what was asked for, and what the instruction does not name stands in its cell as before.
+
+    python benchmarks/base_skills.py --model outputs/base/model --data outputs/base/data
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from brushwork.critic.scene import SceneGraph, cell_name, diff
+from brushwork.data.shards import Rejected, ShardFolder
+from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.flow.checkpoint import Bundle, from_pretrained
+from brushwork.flow.engine import Engine, image_tokens
+from brushwork.flow.guidance import Guidance
+from brushwork.flow.path import timestep_grid
+from brushwork.flow.self_inspection import SelfInspector
+from brushwork.flow.solver import euler
+from brushwork.tokens.grammar import plan_ids
+from brushwork.tokens.trajectory import Image, Trajectory
+
+WORLD = ShapesWorld()
+ROOM = 96
+"""Tokens of the texts around an edit, at most."""
+
+
+def samples(folder: Path, number: int) -> list[Trajectory]:
+    """Some of a subset's val split."""
+    shards = ShardFolder(folder, "val")
+    found = (shards[index] for index in range(min(number, len(shards))))
+    return [one for one in found if not isinstance(one, Rejected)]
+
+
+@torch.inference_mode()
+def edited(bundle: Bundle, trajectories: Sequence[Trajectory], *, steps: int = 10, shift: float = 3.0) -> list[Image]:
+    """What the model makes of each picture, given the instruction; the noise is seeded by the place in the list."""
+    model, control = bundle.model.eval(), bundle.vocabulary.control
+    height, width = trajectories[0].final_image.shape[:2]
+    grid = model.config.grid(height, width)
+    engine = Engine(
+        model, bundle.autoencoder, control, Guidance(), rows=len(trajectories), text_capacity=0,
+        capacity=ROOM + image_tokens(model.config, height, width), patches=grid[0] * grid[1],
+    )  # fmt: skip
+    before, after = zip(*(one.steps for one in trajectories), strict=True)
+    engine.read_text([[control.bos, *bundle.vocabulary.encode(one.prompt), control.eos] for one in trajectories])
+    engine.read_images([step.drafts[0].image for step in before])
+    engine.read_text([[control.bos, *plan_ids(step.plan, bundle.vocabulary), control.eos] for step in after])
+    velocity = engine.velocity(engine.views(range(len(trajectories))), grid)
+    generators = [torch.Generator().manual_seed(number) for number in range(len(trajectories))]
+    noise = [torch.randn(grid[0] * grid[1], model.config.patch_dim, generator=one) for one in generators]
+    return engine.pictures(euler(velocity, torch.stack(noise), timestep_grid(steps, shift=shift)), grid)
+
+
+def places(scene: SceneGraph) -> set[tuple[str, str]]:
+    """Each object with its cell."""
+    return {(one.noun, cell_name(*one.centre)) for one in scene.objects}
+
+
+def editing(bundle: Bundle, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Shares of edits that are right as a whole, that show what was asked for, and of objects that stay."""
+    right = shown = stayed = stood = 0
+    for one, image in zip(trajectories, edited(bundle, trajectories), strict=True):
+        target, drawn = WORLD.detect(one.final_image), WORLD.detect(image)
+        keeps = places(WORLD.detect(one.steps[0].drafts[0].image)) & places(target)
+        is_shown = sorted(each.noun for each in drawn.objects) == sorted(each.noun for each in target.objects)
+        stood, stayed, shown = stood + len(keeps), stayed + len(keeps & places(drawn)), shown + is_shown
+        right += is_shown and keeps <= places(drawn) and _related(one, drawn)
+    number = len(trajectories)
+    return {"edits": number, "right": right / number, "shown": shown / number, "stay": stayed / max(stood, 1)}
+
+
+def _related(one: Trajectory, drawn: SceneGraph) -> bool:
+    """Whether the relation that the instruction names, if it names one, holds in the picture."""
+    plan = one.steps[1].plan
+    assert plan is not None, "every edit has an instruction"
+    command, _, said = plan.instruction.partition(" ")
+    if command not in ("add", "move"):
+        return True
+    wanted = WORLD.parse(" ".join("a" if word == "the" else word for word in said.split()))
+    return not [each for each in diff(wanted, drawn) if each.kind == "place"]
+
+
+def looking(bundle: Bundle, trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Shares of descriptions that are right word by word, and of questions answered rightly."""
+    inspector = SelfInspector(bundle.model, bundle.vocabulary, autoencoder=bundle.autoencoder)
+    images = [one.final_image for one in trajectories]
+    said = inspector([one.prompt for one in trajectories], [[]] * len(images), images)
+    marks: dict[str, list[bool]] = {"described": [], "answered": []}
+    for one, (inspection, _) in zip(trajectories, said, strict=True):
+        expected = one.steps[0].drafts[0].inspection
+        assert expected is not None, "every picture of the subset is spoken of"
+        marks["answered" if expected.draft_check in ("yes", "no") else "described"].append(
+            inspection.draft_check == expected.draft_check
+        )
+    return {name: sum(some) / max(len(some), 1) for name, some in marks.items()} | {"pictures": len(images)}
+
+
+def main() -> None:
+    """Prints the shares as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="outputs/base/model")
+    parser.add_argument("--data", type=Path, default=Path("outputs/base/data"))
+    parser.add_argument("--number", type=int, default=300)
+    arguments = parser.parse_args()
+    bundle = from_pretrained(arguments.model, dtype="float32")
+    found = {
+        "editing": editing(bundle, samples(arguments.data / "editing", arguments.number)),
+        "looking": looking(bundle, samples(arguments.data / "looking", arguments.number)),
+    }
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
