@@ -47,31 +47,23 @@ comma := ,
 
 # --- the mini base: what every arm and ablation goes on from -------------------------------------------------------------
 
-# Two legs, as the shipped `mini_base` was trained: large packs of pictures whose shapes stand off the grid (GPU=1: minutes
-# on a GPU, an hour and a half on a CPU core), then small packs on two cores. An interrupted base goes on.
+# Draws a prompt, with and without a thought before it, edits pictures, says what they show. Hours on two cores; what is
+# done is not done again, and an interrupted leg goes on. The card of `mini_base` says how the shipped one came about.
 
 BASE ?= outputs/base
-BASE_FIRST ?= 2916
-BASE_STEPS ?= 4000
-BASE_SAMPLES ?= 80000 30000
-BASE_TASKS := text_to_image editing looking
-OTHERS = data.folder=$(1)/text_to_image 'data.more=[$(1)/editing,$(1)/looking]'
+BASE_STEPS ?= 12000
+BASE_SAMPLES ?= 60000
+BASE_TASKS := text_to_image editing looking thinking
 
 base: $(BASE)/model/ema.safetensors
 	@echo "base: $(BASE)/model"
 
-$(BASE)/jittered/%/manifest.json: | $(INSTALLED)
-	$(LIGHTNING) build subset=$* world.jitter=1 'num_samples={train: $(firstword $(BASE_SAMPLES)), val: 600}' out=$(@D)
 $(BASE)/data/%/manifest.json: | $(INSTALLED)
-	$(LIGHTNING) build subset=$* 'num_samples={train: $(lastword $(BASE_SAMPLES)), val: 300}' out=$(@D)
+	$(LIGHTNING) build subset=$* 'num_samples={train: $(BASE_SAMPLES), val: 300}' out=$(@D)
 
-$(BASE)/first/model/ema.safetensors: $(BASE_TASKS:%=$(BASE)/jittered/%/manifest.json)
-	$(LIGHTNING) fit experiment=mini_base out=$(BASE)/first $(call OTHERS,$(BASE)/jittered) data.max_tokens=12288 data.window=1024 \
-	  trainer.max_steps=$(BASE_FIRST) $(if $(GPU),trainer=gpu data.num_workers=12)
-$(BASE)/model/ema.safetensors: $(BASE)/first/model/ema.safetensors $(BASE_TASKS:%=$(BASE)/data/%/manifest.json)
-	$(LIGHTNING) fit experiment=mini_base model=folder model.source=$(BASE)/first/model out=$(BASE) $(call OTHERS,$(BASE)/data) \
-	  'data.weights=[2,2,1]' data.balance=2 trainer=ddp trainer.accelerator=cpu trainer.devices=2 trainer.precision=32-true \
-	  module.optimizer.muon_lr=0.01 module.optimizer.lr=1.0e-3 trainer.max_steps=$(BASE_STEPS)
+$(BASE)/model/ema.safetensors: $(BASE_TASKS:%=$(BASE)/data/%/manifest.json)
+	$(LIGHTNING) fit experiment=mini_base out=$(BASE) data.folder=$(BASE)/data/text_to_image \
+	  'data.more=[$(BASE)/data/editing,$(BASE)/data/looking,$(BASE)/data/thinking]' trainer.max_steps=$(BASE_STEPS)
 
 # --- the demo: data, then the arms side by side from the shipped base, then one report ---------------------------------
 
@@ -80,7 +72,7 @@ $(BASE)/model/ema.safetensors: $(BASE)/first/model/ema.safetensors $(BASE_TASKS:
 # not done again: an interrupted demo goes on, a changed one wants another folder (make demo DEMO=outputs/other ...).
 
 DEMO ?= outputs/demo
-MINUTES ?= 4
+MINUTES ?= 8
 PROMPTS ?= 360
 FROM ?= model=folder model.source=mini_base
 ARMS := process single_pass text_plan no_critique
@@ -131,22 +123,23 @@ $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl) $(STRATEGIES:%=$(
 # The conflicts are sampled from the first stage (row multi_turn_only, seed 0). What is done is not done again.
 
 STUDIES ?= outputs/studies
-STUDY_STEPS ?= 500
+RESULTS ?= results
+STUDY_STEPS ?= 1500
 SEEDS ?= 0 1 2
 STUDY_PROMPTS ?= 600
 STUDY_DATA := $(STUDIES)/data
-STUDY_SAMPLES ?= 4000
+STUDY_SAMPLES ?= 8000
 STUDY_TABLES := augmentation critique supervision baselines
 rows = $(subst $(comma), ,$(shell sed -n 's/^ *ablation: //p' configs/study/$(1).yaml))
 STRATEGY_ROWS_baselines := best_of_n oracle_planner oracle_inspector
 judged = $(foreach row,$(call rows,$(1)) $(STRATEGY_ROWS_$(1)),$(SEEDS:%=$(STUDIES)/$(row)/seed-%/verdicts.jsonl))
 STUDY_FIT = BRUSHWORK_DATA=$(STUDY_DATA) $(LIGHTNING) fit $(FROM) trainer.max_steps=$(STUDY_STEPS)
-STUDY_DRAW := benchmark.prompts_per_kind=$$(( $(STUDY_PROMPTS) / 10 ))
+STUDY_DRAW := benchmark.prompts_per_kind=$(shell expr $(STUDY_PROMPTS) / 10)
 SUBSETS := multi_turn multi_turn_plain alignment conflict_scene_graph conflict refinement
 
 $(STUDY_TABLES:%=study-%): study-%: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 $(call judged,$*)
-	$(LIGHTNING) report study=$* results=results out=outputs/report/$*
+	$(LIGHTNING) report study=$* runs=$(STUDIES) results=$(RESULTS) out=$(STUDIES)/report-$*
 
 $(STUDY_DATA)/multi_turn/manifest.json:
 	$(LIGHTNING) build subset=multi_turn 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) executor.num_processes=1
@@ -154,7 +147,7 @@ $(STUDY_DATA)/multi_turn_plain/manifest.json:
 	$(LIGHTNING) build subset=multi_turn subset.augmentation=null 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) \
 	  executor.num_processes=1
 $(STUDY_DATA)/alignment/manifest.json:
-	$(LIGHTNING) build subset=alignment positives=0.33333 'num_samples={train: $(shell expr $(STUDY_SAMPLES) / 2), val: 0}' out=$(@D) \
+	$(LIGHTNING) build subset=alignment positives=0.33333 'num_samples={train: $(shell expr $(STUDY_SAMPLES) / 2), val: 300}' out=$(@D) \
 	  executor.num_processes=1
 $(STUDY_DATA)/conflict_scene_graph/manifest.json:
 	$(LIGHTNING) build subset=conflict_scene_graph positives=0.45425 'num_samples={train: $(shell expr $(STUDY_SAMPLES) / 2), val: 0}' \
@@ -179,9 +172,13 @@ $(STUDIES)/best_of_n/%/verdicts.jsonl: $(STUDIES)/single_pass/%/model/ema.safete
 	$(LIGHTNING) predict out=$(@D) sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=2 sampler.assess_at=[] \
 	  sampler.sampler.folder=$(<D) $(STUDY_DRAW)
 	$(LIGHTNING) test out=$(@D) benchmark=shapes
-$(STUDIES)/oracle_planner/%/verdicts.jsonl $(STUDIES)/oracle_inspector/%/verdicts.jsonl: $(STUDIES)/all_subsets/%/model/ema.safetensors
-	$(LIGHTNING) predict out=$(@D) sampler=$(notdir $(patsubst %/,%,$(dir $(@D)))) sampler.folder=$(<D) $(STUDY_DRAW)
-	$(LIGHTNING) test out=$(@D) benchmark=shapes
+define DRAW_WITH
+$(STUDIES)/$(1)/%/verdicts.jsonl: $(STUDIES)/all_subsets/%/model/ema.safetensors
+	$$(LIGHTNING) predict out=$$(@D) sampler=$(1) sampler.folder=$$(<D) $(STUDY_DRAW)
+	$$(LIGHTNING) test out=$$(@D) benchmark=shapes
+endef
+$(eval $(call DRAW_WITH,oracle_planner))
+$(eval $(call DRAW_WITH,oracle_inspector))
 
 .PRECIOUS: $(STUDIES)/%/model/ema.safetensors $(STUDIES)/%/verdicts.jsonl
 

@@ -1,21 +1,24 @@
 """What a mini base can do beside drawing: edits carried out exactly, descriptions and answers that are right.
 
-Pictures, instructions and questions are those of the val split of `make base`. An edit is right where the exact
-detector finds what was asked for, and what the instruction does not name stands in its cell as before.
+Pictures, instructions and questions are of the val split, made here. An edit is right where the exact detector finds
+what was asked for, and what the instruction does not name stands in its cell as before.
 
-    python benchmarks/base_skills.py --model outputs/base/model --data outputs/base/data
+    python benchmarks/base_skills.py --model mini_base
 """
 
 import argparse
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 
 from brushwork.critic.scene import SceneGraph, cell_name, diff
-from brushwork.data.shards import Rejected, ShardFolder
-from brushwork.data.worlds.shapes import ShapesWorld
+from brushwork.data.sources.shapes import ShapesSource
+from brushwork.data.subsets import base
+from brushwork.data.subsets.drawing import shapes_drawing
+from brushwork.data.tasks import Reject
+from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
 from brushwork.flow.checkpoint import Bundle, from_pretrained
 from brushwork.flow.engine import Engine, image_tokens
 from brushwork.flow.guidance import Guidance
@@ -30,11 +33,10 @@ ROOM = 96
 """Tokens of the texts around an edit, at most."""
 
 
-def samples(folder: Path, number: int) -> list[Trajectory]:
-    """Some of a subset's val split."""
-    shards = ShardFolder(folder, "val")
-    found = (shards[index] for index in range(min(number, len(shards))))
-    return [one for one in found if not isinstance(one, Rejected)]
+def samples(subset: Callable[..., list[Trajectory | Reject]], number: int) -> list[Trajectory]:
+    """Some of a subset's val split, the same ones each time."""
+    tasks = list(islice(ShapesSource(kinds=(*KINDS, *HARD_KINDS))("val", 0, 1, 0), number))
+    return [one for one in subset(tasks, drawing=shapes_drawing()) if isinstance(one, Trajectory)]
 
 
 @torch.inference_mode()
@@ -104,14 +106,13 @@ def looking(bundle: Bundle, trajectories: Sequence[Trajectory]) -> dict[str, flo
 def main() -> None:
     """Prints the shares as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="outputs/base/model")
-    parser.add_argument("--data", type=Path, default=Path("outputs/base/data"))
+    parser.add_argument("--model", default="mini_base")
     parser.add_argument("--number", type=int, default=300)
     arguments = parser.parse_args()
     bundle = from_pretrained(arguments.model, dtype="float32")
     found = {
-        "editing": editing(bundle, samples(arguments.data / "editing", arguments.number)),
-        "looking": looking(bundle, samples(arguments.data / "looking", arguments.number)),
+        "editing": editing(bundle, samples(base.editing, arguments.number)),
+        "looking": looking(bundle, samples(base.looking, arguments.number)),
     }
     print(json.dumps(found, indent=1))
 

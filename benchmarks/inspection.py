@@ -4,8 +4,8 @@
 
 Each model of outputs/studies/<row>/seed-<n> inspects every draft of the data set's held-out trajectories, after all
 that came before it. "planted": against the flaws that are known to be there. "own": the run's own drafts, judged, from
-its summary in results/runs. What the file says of other rows and seeds stays. For models that read drafts as usual:
-segmenter.context=both and history=full.
+its summary in results/runs. What the file says of other rows and seeds stays. Models that were trained to read drafts
+otherwise than as usual (segmenter.context=both and history=full) are refused: here they would be asked as others are.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import torch
 
 from brushwork.data.shards import Rejected, ShardFolder
 from brushwork.eval.planted import planted_quality
+from brushwork.eval.reports.budgets import as_trained
 from brushwork.eval.reports.run_summary import portable
 from brushwork.eval.reports.study_facts import INSPECTIONS_FILE, read_runs
 from brushwork.eval.verdicts import read_record, write_text
@@ -28,6 +29,21 @@ def measure(model: Path, data: Path, split: str, num_trajectories: int, device: 
     samples = (one for one in ShardFolder(data, split) if not isinstance(one, Rejected))
     inspector = load_inspector(model, device=device)
     return planted_quality(inspector.last_drafts, islice(samples, num_trajectories))
+
+
+def check(model: Path) -> None:
+    """Refuses a model that reads drafts in its own way, by the settings that its training left beside it.
+
+    Raises:
+        ValueError: its segmenter has another context than both, or another history than full.
+    """
+    settings = model.parent / "fit.yaml"
+    if unlike := as_trained(settings.read_text(encoding="utf-8") if settings.is_file() else ""):
+        told = unlike.replace("sampler.sampling", "segmenter").strip()
+        raise ValueError(
+            f"{model.parent} was trained with {told}; expected segmenter.context=both and segmenter.history=full: "
+            "leave this row out of --rows"
+        )
 
 
 def main() -> None:
@@ -44,14 +60,16 @@ def main() -> None:
     chosen = parser.parse_args()
     path = chosen.out / INSPECTIONS_FILE
     found, summaries = read_record(path, "remove it"), read_runs(chosen.out)
-    for row in chosen.rows:
-        for folder in sorted((chosen.runs / row).glob("seed-*/model")):
-            seed = folder.parent.name.removeprefix("seed-")
-            planted = measure(folder, chosen.data, chosen.split, chosen.trajectories, chosen.device)
-            summary = summaries.get(row, {}).get(int(seed))
-            own = {} if summary is None else dict(summary.process["inspection"])
-            found.setdefault(row, {})[seed] = {"planted": portable(planted), "own": own}
-            print(f"{row}/seed-{seed}: planted {planted}; own {own}")
+    models = [(row, folder) for row in chosen.rows for folder in sorted((chosen.runs / row).glob("seed-*/model"))]
+    for _, folder in models:
+        check(folder)
+    for row, folder in models:
+        seed = folder.parent.name.removeprefix("seed-")
+        planted = measure(folder, chosen.data, chosen.split, chosen.trajectories, chosen.device)
+        summary = summaries.get(row, {}).get(int(seed))
+        own = {} if summary is None else dict(summary.process["inspection"])
+        found.setdefault(row, {})[seed] = {"planted": portable(planted), "own": own}
+        print(f"{row}/seed-{seed}: planted {planted}; own {own}")
     if found:
         write_text(path, json.dumps(found, indent=1, sort_keys=True) + "\n")
     else:

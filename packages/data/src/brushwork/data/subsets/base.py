@@ -1,6 +1,6 @@
-"""What a mini base learns before any process: to draw a prompt at once, to edit a picture, to say what one shows.
+"""What a mini base learns before any process: drawing, with and without a thought, editing, and saying what is seen.
 
-The paper's base, BAGEL, can do all three; nothing here plans a picture in steps, inspects a draft or refines one.
+The paper's base, BAGEL, can do all of it; nothing here plans a picture in steps, inspects a draft or refines one.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,21 @@ def text_to_image(tasks: Sequence[Task], *, drawing: Drawing) -> list[Trajectory
         ValueError: no world.
     """
     return [attempt(task, partial(_drawn, _world(drawing))) for task in tasks]
+
+
+def thinking(tasks: Sequence[Task], *, drawing: Drawing) -> list[Trajectory | Reject]:
+    """The prompt said again, then all that is to be seen with every colour, then the picture: a thought before drawing.
+
+    It is written as one plan, since that is where this grammar has words before a picture, but of the whole picture.
+
+    Args:
+        tasks: with scenes of the embedded world.
+        drawing: with a world.
+
+    Raises:
+        ValueError: no world.
+    """
+    return [attempt(task, partial(_thought, drawing)) for task in tasks]
 
 
 def editing(tasks: Sequence[Task], *, drawing: Drawing) -> list[Trajectory | Reject]:
@@ -86,6 +101,24 @@ def _drawn(world: ShapesWorld, task: Task) -> Trajectory:
     return trajectory(task, [Step(plan=None, drafts=(Draft(image=world.render(scene)),))], "text_to_image")
 
 
+def _thought(drawing: Drawing, task: Task) -> Trajectory:
+    world, scene = _world(drawing), _scene(task)
+    if share(task.rng, 0.5):
+        task = replace(task, prompt=_in_full(world, scene, task.rng))
+    plan = Plan(instruction=task.prompt, description=drawing.description(_in_the_order_of(task.prompt, scene, world)))
+    return trajectory(task, [Step(plan=plan, drafts=(Draft(image=world.render(scene)),))], "thinking")
+
+
+def _in_the_order_of(prompt: str, scene: SceneGraph, world: ShapesWorld) -> SceneGraph:
+    """The scene's objects as the prompt names them one after the other."""
+    left, objects = list(scene.objects), []
+    for asked in world.parse(prompt).objects:
+        match = next(one for one in left if one.name == asked.name and asked.color in (None, one.color))
+        left.remove(match)
+        objects.append(match)
+    return SceneGraph(objects=tuple(objects))
+
+
 def _edited(drawing: Drawing, task: Task) -> Trajectory:
     world, finished = _world(drawing), _scene(task)
     whole = related(world, SceneGraph(objects=_shuffled(finished, task.rng)), task.rng)
@@ -96,7 +129,7 @@ def _edited(drawing: Drawing, task: Task) -> Trajectory:
     else:
         edit = _edit(world, whole, task)
         before, after, operation = edit.inverse(whole), whole, edit.operation
-        if share(task.rng, 0.3):  # the other way round
+        if share(task.rng, 0.3) and before.objects and world.admits(before, task.split):  # the other way round
             before, after, edit = after, before, edit.inverse
         words = drawing.words(before, [edit])
         instruction, description = words.instruction, words.description
@@ -170,7 +203,7 @@ def _other(world: ShapesWorld, scene: SceneGraph, task: Task) -> SceneGraph:
             other = propose(pick(("refine", "swap"), task.rng), SceneGraph(objects=tuple(rest)), objects[at])
             changed = [*objects[:at], other or objects[at], *objects[at + 1 :]]
         supposed = SceneGraph(objects=tuple(changed))
-        if changed != objects and world.admits(supposed, task.split, finished=False):
+        if changed != objects and world.admits(supposed, task.split):
             return supposed
     raise Unfit("no other scene is near this one")
 

@@ -46,9 +46,7 @@ Combination = tuple[str, ...]
 _COUNTS = {"single_object": 1, "colors": 1, "three_objects": 3, "four_objects": 4, "chain": 3, "ood_five_objects": 5}
 _MAX_DRAWS = 20_000
 _TRIES = 12
-_FORBIDDEN: dict[str, frozenset[Split]] = {
-    "train": frozenset(("val", "test")), "val": frozenset(("test",)), "test": frozenset()
-}  # fmt: skip
+_FORBIDDEN: dict[str, set[Split]] = {"train": {"val", "test"}, "val": {"test"}, "test": set()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +199,6 @@ class ShapesWorld:
         row, column = divmod(cell, self.grid)
         half, slack = self.detector.size / 2 / self.canvas, self.jitter / self.canvas
         middle = ((column + 0.5) / self.grid, (row + 0.5) / self.grid)
-        if not self.jitter:
-            return replace(one, x=middle[0], y=middle[1])
         near = (np.clip(value, centre - slack, centre + slack) for value, centre in zip(at, middle, strict=True))
         x, y = (float(np.clip(value, half, 1 - half)) for value in near)
         return replace(one, x=x, y=y)
@@ -239,7 +235,7 @@ class ShapesWorld:
                 (relation,) = scene.relations
                 return _relation(shapes[relation.subject], relation.predicate, shapes[relation.object])
             case "chain":
-                return (kind, self.prompt(kind, scene))
+                return (kind, min(self.prompt(kind, scene), self.prompt(kind, _turned(scene))))
             case _:
                 return (kind, *sorted(one.noun for one in scene.objects))
 
@@ -274,8 +270,7 @@ class ShapesWorld:
 
         Args:
             scene: objects with colour and place.
-            finished: also what drafts on the way may show: a coloured shape alone, how many there are of a shape, and
-                three or four coloured shapes as a whole.
+            finished: also what drafts on the way may show, see the class.
         """
         objects = scene.objects
         keys: set[Combination] = {("colors", objects[0].noun)} if finished and len(objects) == 1 else set()
@@ -377,12 +372,11 @@ class ShapesWorld:
         """Every word that this world's prompts, plans and inspections can contain, sorted."""
         cells = (cell_name(x / self.grid, y / self.grid, self.grid) for x in range(self.grid) for y in range(self.grid))
         grammar = "a an and at add left right of above below the draft shows plan should be is missing there extra"
-        commands = "make turn into move to remove replace with"
-        tasks = "edit describe the picture does it show yes no"
+        commands = "make turn into move to remove replace with edit describe picture does it show yes"
         plans = "prompt asks for no fits"
         nouns = (*self.shapes, *map(plural, self.shapes), UNRECOGNISED)
         numbers = NUMBERS[: self.max_objects]
-        said = f"{grammar} {commands} {plans} {tasks}".split()
+        said = f"{grammar} {commands} {plans}".split()
         return tuple(sorted({*said, *nouns, *self.colors, *numbers, *cells}))
 
 
@@ -396,3 +390,10 @@ def _relation(subject: str, predicate: str, reference: str) -> Combination:
 def _words(combination: Combination) -> set[str]:
     """What a combination is made of: its parts, and colour and shape of those that are coloured shapes."""
     return {*combination[1:], *" ".join(combination[1:]).split()} - {"of"}
+
+
+def _turned(chain: SceneGraph) -> SceneGraph:
+    """The same chain told from its other end."""
+    relations = enumerate(INVERSE[one.predicate] for one in reversed(chain.relations))
+    turned = tuple(Relation(subject=at, predicate=predicate, object=at + 1) for at, predicate in relations)
+    return SceneGraph(objects=chain.objects[::-1], relations=turned)
