@@ -26,7 +26,6 @@ FRAMEWORKS = {"hydra", "omegaconf", "lightning", "pytorch_lightning", "webdatase
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|work|opt|farm)/\w")
 CONFIG_NEEDS = {
     "trainer": {"tensorboard"},  # Lightning's logger of that name
-    "eval": {"brushwork-flow"},  # the sampler
 }
 """What a package uses by a `_target_` of the configs alone."""
 

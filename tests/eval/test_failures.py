@@ -33,6 +33,8 @@ RIGHT = draft(0, 0, True, True)
         (plans(True), (draft(0, 0, False, False),), False, ("not_mended", 0)),
         (plans(True, True), (draft(0, 0, False, None), draft(1, 0, True, None)), False, ("uninspected", 0)),
         ((), (draft(0, 0, None, None),), False, ("uninspected", 0)),
+        ((), (draft(0, 0, None, False), draft(0, 1, None, True)), False, ("not_mended", 0)),
+        ((), (draft(0, 0, None, True),), False, ("accepted", 0)),
         (plans(True), (draft(0, 0, False, False), draft(0, 1, True, True)), True, ("stopped", 0)),
         (plans(True, False), (RIGHT,), True, ("plan", 1)),
         ((), (), None, ("stopped", 0)),

@@ -1,6 +1,9 @@
 """Planted flaws: a draft is inspected after what stood before it, and the data say which answers are right."""
 
+import runpy
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,3 +60,16 @@ def test_answers_are_counted_by_the_datas_own(batch_size):
 def test_nothing_to_inspect_tells_nothing():
     found = planted_quality(lambda trajectories: [], [])
     assert found["precision"] is found["recall"] is found["f1"] is None and found["drafts"] == 0
+
+
+@pytest.mark.parametrize("segmenter", ["context: blank", "context: both\n  history: last", "context: latent"])
+def test_a_model_that_reads_drafts_in_its_own_way_is_refused(tmp_path, monkeypatch, segmenter):
+    for row, settings in (("all_subsets", "context: both\n  history: full"), ("no_image_feedback", segmenter)):
+        (tmp_path / row / "seed-0" / "model").mkdir(parents=True)
+        (tmp_path / row / "seed-0" / "fit.yaml").write_text(f"segmenter:\n  {settings}\n")
+    out = tmp_path / "results"
+    options = ["--runs", str(tmp_path), "--rows", "all_subsets", "no_image_feedback", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["inspection.py", *options])
+    with pytest.raises(ValueError, match=r"no_image_feedback.seed-0 was trained with segmenter"):
+        runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "inspection.py"), run_name="__main__")
+    assert not out.exists(), "before any model is measured"

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from brushwork.eval.answers import FinalOutcome, Retention
 from brushwork.eval.counting import MAX_STEPS, as_floats
-from brushwork.eval.process import METRICS, PlanAgreement, Survival, process_metrics
+from brushwork.eval.process import METRICS, PlanAgreement, Survival, is_right, process_metrics
 from brushwork.eval.verdicts import VERDICTS_FILE, ScoredDraft, ScoredPlan, ScoredTrajectory, write_verdicts
 
 
@@ -85,6 +86,32 @@ def test_inspections_and_refinements():
     assert inspection["f1"] == pytest.approx(8 / 11)
     assert metrics["refine_success"] == {"rate": pytest.approx(2 / 3), "mended": 2, "refined_wrong": 3}
     assert metrics["over_correction"] == {"rate": 1, "spoilt": 1, "refined_right": 1}
+
+
+def test_without_plans_the_prompt_says_which_drafts_are_right():
+    """As in a row that drafts, inspects and mends: wrong and mended, then a right one that is spoilt and accepted."""
+    drawn = [
+        trajectory([draft(accepts=False, satisfies_prompt=False), draft(accepts=True, satisfies_prompt=True)], steps=1),
+        trajectory([draft(accepts=False, satisfies_prompt=True), draft(accepts=True, satisfies_prompt=False)], steps=1),
+    ]
+    metrics = process_metrics(drawn)
+    assert [metrics["inspection"][name] for name in ("drafts", "wrong", "flagged", "flagged_wrong")] == [4, 2, 2, 1]
+    assert metrics["refine_success"] == {"rate": 1, "mended": 1, "refined_wrong": 1}
+    assert metrics["over_correction"] == {"rate": 1, "spoilt": 1, "refined_right": 1}
+
+
+@pytest.mark.parametrize(
+    "planned",
+    [
+        {"plans": (ScoredPlan(step=0, consistent=None),)},
+        {"steps": 2},
+        {"drafts": (draft(satisfies_prompt=False, reason="cannot read the plan"),)},
+    ],
+)
+def test_with_plans_the_prompt_says_nothing_of_a_draft(planned):
+    row = replace(trajectory([draft(satisfies_prompt=False)]), **planned)
+    assert is_right(row, row.drafts[0]) is None
+    assert is_right(row, draft(shows_plan=True, satisfies_prompt=False)) is True
 
 
 def test_plans_that_keep_to_the_prompt():

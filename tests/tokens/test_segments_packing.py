@@ -1,4 +1,5 @@
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,23 @@ def test_to_moves_every_tensor():
     assert batch.layout.causal.is_meta
     assert batch.token_ids.is_meta
     assert all(image.is_meta for image in batch.images)
+
+
+@pytest.mark.parametrize("other", [OTHER, OTHER[:8]], ids=["one size", "two sizes"])
+def test_a_pack_between_processes_is_the_same(other):
+    one, two = (Step(plan=None, drafts=(Draft(image=image),)) for image in (IMAGE, other))
+    samples = [segments(replace(PROCESS, steps=(step,))) for step in (one, two)]
+    batch = pack(samples, C)
+    again = deepcopy(batch)  # goes the way between processes
+    for name in (field.name for field in fields(batch)):
+        before, after = getattr(batch, name), getattr(again, name)
+        if isinstance(before, tuple) and any(isinstance(each, torch.Tensor) for each in before):
+            assert len(before) == len(after) and all(map(torch.equal, before, after)), name
+        elif isinstance(before, torch.Tensor):
+            assert torch.equal(before, after), name
+    assert [tuple(image.shape) for image in again.images] == [tuple(image.shape) for image in batch.images]
+    moved = batch.to("meta")
+    assert [image.shape for image in moved.images] == [image.shape for image in batch.images]
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(50, 90))

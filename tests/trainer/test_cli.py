@@ -125,13 +125,30 @@ def test_misspelt_commands_fail_at_once_naming_the_nearest(studio, command, said
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("text", ["a dog, asleep", "it's \\' two\\", "[a, b]: {c} = 5?", "7", "", "“x” 圆"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog, asleep",
+        "it's \\' two\\",
+        "[a, b]: {c} = 5?",
+        "7",
+        "",
+        "“x” 圆",
+        "'",
+        "'tis a dog",
+        '"A" to B, please',
+        '"A" or "B"',
+        "'mixed\"",
+    ],
+)
 def test_a_prompt_is_whatever_is_typed(text):
     with initialize_config_module(cli.CONFIGS, version_base="1.3"):
         assert compose("predict", overrides=[cli.as_typed(f"prompt={text}")]).prompt == text
 
 
-@pytest.mark.parametrize("argument", ["prompt='a, b'", "prompt=null", "prompts=[a, b]", "seed=1", "-m"])
+@pytest.mark.parametrize(
+    "argument", ["prompt='a, b'", 'prompt="it\'s \\"A\\""', "prompt=null", "prompts=[a, b]", "seed=1", "-m"]
+)
 def test_what_is_quoted_or_no_prompt_stays_as_it_is(argument):
     assert cli.as_typed(argument) == argument
 

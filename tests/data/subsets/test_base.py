@@ -11,7 +11,7 @@ import pytest
 from brushwork.critic.scene import SceneGraph, SceneObject, diff, parse_scene
 from brushwork.data.editors.renderer import RendererEditor
 from brushwork.data.sources.shapes import shapes_task
-from brushwork.data.subsets.base import ASK, DESCRIBE, EDIT, editing, looking, text_to_image
+from brushwork.data.subsets.base import ASK, DESCRIBE, EDIT, editing, looking, text_to_image, thinking
 from brushwork.data.subsets.drawing import Drawing
 from brushwork.data.tasks import Reject, Task
 from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
@@ -22,7 +22,7 @@ from brushwork.tokens.vocabulary import WordVocabulary
 
 WORLD = ShapesWorld(jitter=1)
 DRAWING = Drawing(editor=RendererEditor(world=WORLD), world=WORLD)
-SUBSETS = (text_to_image, editing, looking)
+SUBSETS = (text_to_image, thinking, editing, looking)
 SEGMENTER = Segmenter(vocabulary=WordVocabulary(WORLD.words()), stride=8)
 
 
@@ -72,11 +72,29 @@ def test_the_same_task_gives_the_same_sample(subset):
                 np.testing.assert_array_equal(a.image, b.image)
 
 
-@pytest.mark.parametrize(("subset", "finished"), [(text_to_image, True), (editing, False), (looking, True)])
-def test_no_picture_shows_what_is_held_out(subset, finished):
-    """Pictures on the way of an edit keep the rule of drafts."""
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_no_picture_shows_what_is_held_out(subset):
+    """What is to be drawn is a finished scene; the user's picture before an edit keeps the rule of drafts."""
     for sample in made(subset):
-        assert all(WORLD.admits(scene, "train", finished=finished) for scene in seen(sample))
+        *before, last = seen(sample)
+        assert WORLD.admits(last, "train")
+        assert all(WORLD.admits(scene, "train", finished=False) for scene in before)
+
+
+def test_questions_name_nothing_that_is_held_out():
+    asked = [sample.prompt.removeprefix(ASK) for sample in made(looking) if sample.prompt.startswith(ASK)]
+    for scene in map(WORLD.parse, asked):
+        if len(scene.objects) == 1:
+            assert WORLD.split(("colors", scene.objects[0].noun)) == "train"
+
+
+def test_a_thought_says_the_prompt_again_and_then_every_colour():
+    for sample in made(thinking):
+        (step,), (scene,) = sample.steps, seen(sample)
+        assert step.plan.instruction == sample.prompt and not step.plan.flawed
+        told, prompt = WORLD.parse(step.plan.description), WORLD.parse(sample.prompt)
+        assert not diff(told, scene) and all(one.color for one in told.objects)
+        assert [one.name for one in told.objects] == [one.name for one in prompt.objects], "in the prompt's order"
 
 
 # Text to image

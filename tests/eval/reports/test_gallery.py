@@ -47,14 +47,14 @@ def test_cards_hold_everything_in_order(runs, trajectories):
 
 def test_failures_come_first_and_what_is_unjudged_stands_apart(runs):
     cards = make_cards(runs, [row.key for row in runs[0].rows])
-    first = cards[0].strips[0]
+    first, *others = cards[-1].strips
     unjudged = replace(first, row=replace(first.row, passed=None, score=None, failure="endpoint down"))
-    cards[0] = replace(cards[0], strips=(unjudged, *cards[0].strips[1:]))
+    cards[-1] = replace(cards[-1], strips=(unjudged, *others))
     groups = dict(group_cards(cards))
     assert list(groups) == ["Failed", "Passed by every arm", "Without a verdict"]
     failures = [card.num_failed for card in groups["Failed"]]
     assert failures == sorted(failures, reverse=True) and min(failures) > 0
-    assert [card.key for card in groups["Without a verdict"]] == [cards[0].key]
+    assert [card.key for card in groups["Without a verdict"]] == [cards[-1].key]
     assert sum(map(len, groups.values())) == len(cards)
     assert all(strip.outcome == "passed" for card in groups["Passed by every arm"] for strip in card.strips)
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +13,13 @@ from omegaconf import OmegaConf
 
 from brushwork.eval.reports.budgets import setting
 from brushwork.eval.reports.report import report
-from brushwork.eval.reports.study import STUDIES, Cell, read_study, verdict
-from brushwork.eval.statistics import Interval, paired_difference, wilson
+from brushwork.eval.reports.run_summary import summarise_run
+from brushwork.eval.reports.runs import load_run
+from brushwork.eval.reports.study import EQUAL, EQUAL_KINDS, STUDIES, Cell, read_study, seed_spread, unequal, verdict
+from brushwork.eval.reports.study_facts import row_facts
+from brushwork.eval.reports.study_scores import paired_scores
+from brushwork.eval.reports.study_table import reading
+from brushwork.eval.statistics import Interval, macro_average, paired_difference, wilson
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory, write_verdicts
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -31,13 +37,19 @@ RIGHT = ScoredDraft(step=0, draft=1, accepts=True, shows_plan=True, satisfies_pr
 
 
 def judge(
-    runs: Path, name: str, passed: Mapping[str, Sequence[int]], *, fit: Mapping = FIT, predict: Mapping = PREDICT
+    runs: Path,
+    name: str,
+    passed: Mapping[str, Sequence[int]],
+    *,
+    fit: Mapping = FIT,
+    predict: Mapping = PREDICT,
+    distinct: int = 1000,
 ) -> None:
-    """Write a judged run, such as "all_subsets/seed-0", with these verdicts of each kind."""
+    """Write a judged run, such as "all_subsets/seed-0", with these verdicts of each kind and so many prompts of it."""
     rows = [
         ScoredTrajectory(
-            key=f"{kind}-{number:03d}", prompt=f"{kind} {number}", kind=kind, seed=number, passed=bool(answer),
-            score=float(answer), reason="", judge="oracle 1", drafts=(WRONG, RIGHT),
+            key=f"{kind}-{number:03d}", prompt=f"{kind} {number % distinct}", kind=kind, seed=number,
+            passed=bool(answer), score=float(answer), reason="", judge="oracle 1", drafts=(WRONG, RIGHT),
         )
         for kind, answers in passed.items()
         for number, answer in enumerate(answers)
@@ -152,6 +164,61 @@ def test_a_row_of_one_seed_has_the_spread_of_the_others(tmp_path):
     assert gain(color).estimate == pytest.approx(0.375) and gain(color).num == 40
     assert gain(color).low == pytest.approx(0.375 - 4.3027 * 0.25 * (1 / 3 + 1) ** 0.5, abs=1e-4)
     assert color.ours.low == 0 and color.ours.high == 1
+
+
+def test_a_prompt_that_is_asked_again_counts_once(tmp_path):
+    """Twenty draws of four prompts: the mean of the draws, between the limits of four trials."""
+    judge(tmp_path, "multi_turn_only/seed-0", {"colors": [1, 0, 0, 0] * 5}, distinct=4)
+    judge(tmp_path, "all_subsets/seed-0", {"colors": [1, 1, 0, 0] * 4 + [0, 1, 1, 0]}, distinct=4)
+    result = read_study("critique", tmp_path)
+    assert (result.num_prompts, result.num_distinct) == (20, 4)
+    first, _, last = (row.cells["colors"] for row in result.rows)
+    assert first.ours == wilson(1, 4) and last.ours == wilson(10 / 5, 4)
+    assert last.difference == paired_difference({"colors": [(1, 0.8), (0, 1), (0, 0.2), (0, 0)]})
+    runs = {
+        row: [summarise_run(load_run(row, tmp_path / row / "seed-0"), 0)] for row in ("multi_turn_only", "all_subsets")
+    }
+    facts = row_facts(runs, "multi_turn_only")["all_subsets"]
+    assert facts.paired is not None and facts.prompts == {"colors": (4, 20)}
+    assert (facts.paired.better, facts.paired.worse, facts.paired.p_value) == (2, 1, 1.0)
+
+
+def test_the_mean_is_that_of_draws_though_prompts_are_asked_unequally_often():
+    first = [{"colors": {("a", "x"): False, ("b", "x"): False, ("c", "x"): False, ("d", "y"): True}}]
+    again = [{"colors": {("a", "x"): True, ("b", "x"): True, ("c", "x"): False, ("d", "y"): False}}]
+    scores = paired_scores(first, again, "colors")
+    assert scores == [(0, pytest.approx(1)), (pytest.approx(0.5), 0)], "three draws weigh 1.5, one weighs 0.5"
+    assert sum(after - before for before, after in scores) / 2 == pytest.approx((2 - 1) / 4)
+    del again[0]["colors"][("d", "y")]
+    assert paired_scores(first, again, "colors") == [(0, pytest.approx(2 / 3))]
+
+
+def test_strategies_add_nothing_to_the_spread_of_seeds():
+    """They redraw with the models of other rows."""
+    trained = {"single_pass": [{"colors": {("a", "x"): True}}, {"colors": {("a", "x"): False}}]}
+    alone = seed_spread(trained, ("colors",))
+    assert alone.freedom == 1 and alone.deviation == pytest.approx(0.5**0.5)
+    assert seed_spread(trained | {"best_of_n": trained["single_pass"] * 2}, ("colors",)) == alone
+
+
+def test_a_second_overall_score_is_over_kinds_that_drafts_do_not_give_away(tmp_path):
+    passed = {"colors": answers(20), **{kind: answers(4 * place) for place, kind in enumerate(EQUAL_KINDS)}}
+    judge(tmp_path, "single_pass/seed-0", passed)
+    result = read_study("baselines", tmp_path)
+    assert result.columns[-2:] == ("overall", EQUAL)
+    cells = result.rows[0].cells
+    assert cells["overall"].ours.estimate == pytest.approx((1 + 0 + 0.2 + 0.4 + 0.6) / 5)
+    assert cells[EQUAL].ours == macro_average({kind: (4 * place, 20) for place, kind in enumerate(EQUAL_KINDS)})
+    said = " ".join(reading(result))
+    assert "the mean over two objects, position, color attribution and chain" in said and "A confound:" in said
+    judge(tmp_path, "multi_turn_only/seed-0", passed)
+    assert "A confound:" not in " ".join(reading(read_study("critique", tmp_path))), "all of its rows draw drafts"
+
+
+def test_a_summary_that_tells_no_sampler_is_compared_all_the_same(critique):
+    run = summarise_run(load_run("all_subsets", critique / "all_subsets" / "seed-0"), 0)
+    silent = replace(run, budgets={name: told for name, told in run.budgets.items() if name != "sampler"})
+    assert unequal({"whole": [run], "best of n": [silent]}, ["best of n"]) == []
 
 
 def test_prompts_without_a_verdict_are_paired_out(critique):
@@ -280,7 +347,7 @@ def test_page_and_print_say_the_same(critique, capsys):
     assert "+0.45 (+0.23 to +0.67)" in printed and "−0.45 (−0.67 to −0.23)" in printed
     for text in (page, printed):
         plain = " ".join(text.split())
-        assert "the embedded world, 60 prompts" in plain and "Not comparable in level" in plain
+        assert "the embedded world, 60 prompts, 60 of them different" in plain and "Not comparable in level" in plain
         assert "agrees 2, disagrees 1, not settled 3" in plain
     assert not re.search(r"https?://|@import|url\(", page)
     assert page.count("<svg") > 3, "a chart and the rows' marks"

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -116,14 +117,26 @@ def test_a_report_keeps_results_where_it_is_told(runs, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
-def test_strategies_stand_below_the_rows_where_they_were_run(runs, tmp_path):
-    options = [row.option for row in STUDIES["baselines"]]
-    assert [row.option for row in read_study("baselines", runs).rows] == options
+def test_strategies_stand_below_the_rows_run_or_not(runs, tmp_path):
+    trained, strategies = ([row.option for row in rows["baselines"]] for rows in (STUDIES, STRATEGIES))
     judge(runs, "best_of_n/seed-0", {"colors": answers(20)})
     result = write_results("baselines", runs, tmp_path / "results")
-    assert [row.option for row in result.rows] == [*options, "best_of_n"]
-    assert result.rows[-1].missing == "" and result.rows[-1].cells["colors"].ours.estimate == 1
-    assert not {row.option for rows in STRATEGIES.values() for row in rows} & set(options)
+    assert [row.option for row in result.rows] == [*trained, *strategies] and not set(trained) & set(strategies)
+    best, planner, _ = result.rows[-3:]
+    assert best.missing == "" and best.cells["colors"].ours.estimate == 1
+    assert planner.missing == "not run: make study-baselines" and not planner.seeds
+    assert "| the whole process, perfect plans | not run | – |" in (tmp_path / "results" / "baselines.md").read_text()
+    (runs / "oracle_planner" / "seed-0").mkdir(parents=True)
+    assert read_study("baselines", runs).rows[-2].missing == "seed-0 not judged: make study-baselines"
+
+
+def test_prompts_that_a_kind_has_are_counted_and_the_confound_is_named(runs, tmp_path):
+    write_results("baselines", runs, tmp_path / "results")
+    text = (tmp_path / "results" / "baselines.md").read_text()
+    scores, _, kinds = text.split("## ")[1:4]
+    assert "A confound: rows with drafts on the way see in them what is held out" in scores
+    assert "| different prompts / asked | 20 / 20 | 20 / 20 | 20 / 20 |  |" in kinds
+    assert json.loads((tmp_path / "results" / "baselines.json").read_text())["num_distinct"] == 60
 
 
 def test_what_a_strategy_samples_with_is_its_own_affair(runs):
@@ -180,3 +193,28 @@ def test_the_notebook_works_with_few_results_and_with_none(runs, tmp_path, monke
     assert "*Not run yet: `make study-baselines`.*" in text or filled
     assert ("4 runs of 2 rows" in capsys.readouterr().out) is filled
     assert ("(paper +0.05; agrees)" in text) is filled and text.count("<img") == (3 if filled else 0)
+    assert ("A confound:" in text) is filled and names["facts"].keys() == names["runs"].keys()
+
+
+def test_the_notebook_has_the_intervals_of_the_tables(runs, tmp_path, monkeypatch):
+    """Also of rows of two studies, whose seeds lie further apart among the baselines."""
+    for seed in (0, 1):
+        judge(runs, f"single_pass/seed-{seed}", {"colors": answers(20 * seed), "position": answers(5)})
+    for study in ("critique", "baselines"):
+        write_results(study, runs, tmp_path / "results")
+    monkeypatch.setenv("BRUSHWORK_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr("IPython.display.display", lambda *parts: None)
+    names = {}
+    exec("".join(json.loads(NOTEBOOK.read_text())["cells"][1]["source"]), names)
+    overall = {study: intervals(tmp_path / "results" / f"{study}.json") for study in ("critique", "baselines")}
+    for study, of_rows in overall.items():
+        shown = {row: asdict(own.overall) for row, own in names["table_facts"][study].items()}
+        assert {row: pytest.approx(interval, abs=1e-5) for row, interval in of_rows.items()} == shown
+    assert asdict(names["facts"]["all_subsets"].overall) == pytest.approx(overall["baselines"]["all_subsets"], abs=1e-5)
+    assert overall["baselines"]["all_subsets"]["low"] < overall["critique"]["all_subsets"]["low"]
+
+
+def intervals(path: Path) -> dict[str, dict[str, float]]:
+    """Row → the interval of its overall score in a study's table."""
+    rows = json.loads(path.read_text())["rows"]
+    return {row["option"]: row["cells"]["overall"]["ours"] for row in rows if row["seeds"]}

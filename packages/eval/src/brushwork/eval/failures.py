@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import groupby
 
+from brushwork.eval.process import is_right
 from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
 
 CAUSES = ("plan", "accepted", "not_mended", "uninspected", "stopped", "unexplained")
@@ -13,7 +14,7 @@ def first_fault(row: ScoredTrajectory) -> tuple[str, int] | None:
     """What went wrong first in an answer that failed, and the number of its step, from 0.
 
     The cause is one of `CAUSES`, by the first step with a plan that contradicts the prompt ("plan") or whose last draft
-    does not show the plans: none of the step's inspections objected ("accepted"), one did and redrawing did not help
+    is wrong, see `is_right`: none of the step's inspections objected ("accepted"), one did and redrawing did not help
     ("not_mended"), or there was none ("uninspected"), as in a single pass, which has no plans either. Where all steps
     are right, the answer lacks something or has no image ("stopped"), or the judges do not tell ("unexplained"); the
     step is then the last.
@@ -30,16 +31,11 @@ def first_fault(row: ScoredTrajectory) -> tuple[str, int] | None:
         before = [step for step in astray if step <= last]
         if before:
             return "plan", min(before)
-        if shows_wrong(drafts[-1], bool(row.plans)):
+        if is_right(row, drafts[-1]) is False:
             return blame(drafts), last
     if astray:
         return "plan", min(astray)
     return "stopped" if row.unfinished or not row.drafts else "unexplained", last
-
-
-def shows_wrong(draft: ScoredDraft, planned: bool) -> bool:
-    """Whether a draft is wrong by its plans; without any plan, by the prompt."""
-    return not (draft.satisfies_prompt if draft.shows_plan is None and not planned else draft.shows_plan is not False)
 
 
 def blame(drafts: list[ScoredDraft]) -> str:

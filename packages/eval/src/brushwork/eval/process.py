@@ -1,9 +1,9 @@
 """Step-level metrics that the paper does not report: does the model see its own errors, and does refining mend them?
 
 All are measured on the model's *own* plans and drafts: an inspector that finds planted flaws can still be blind to the
-malformed or missing objects that it draws itself. Right and wrong are what the judges of the run said: `shows_plan` of
-a draft by its plans, `satisfies_prompt` of a draft as the final answer, `consistent` of a plan by the prompt. What a
-judge could not say is in no count.
+malformed or missing objects that it draws itself. Right and wrong are what the judges of the run said: `is_right` of a
+draft, `satisfies_prompt` of a draft as the final answer, `consistent` of a plan by the prompt. What a judge could not
+say is in no count.
 
 Each metric reads rows of `verdicts.jsonl` and counts, see `brushwork.eval.counting`: a rate without cases is NaN.
 """
@@ -22,7 +22,7 @@ from brushwork.eval.verdicts import ScoredDraft, ScoredTrajectory
 class InspectionQuality(Metric):
     """Precision, recall and F1 of the inspections of drafts, the positive class being "this draft is wrong".
 
-    A draft is flagged where its inspection asked for a refinement, and wrong where it does not show its plans.
+    A draft is flagged where its inspection asked for a refinement, and wrong by `is_right`.
 
     `compute` returns float scalars: `precision` = flagged and wrong / flagged, `recall` = flagged and wrong / wrong,
     `f1`, and the counts `drafts`, `wrong`, `flagged`, `flagged_wrong`.
@@ -40,12 +40,12 @@ class InspectionQuality(Metric):
 
     def update(self, rows: Sequence[ScoredTrajectory]) -> None:
         """Count the drafts that were inspected and judged."""
-        for draft in (draft for row in rows for draft in row.drafts):
-            if draft.accepts is not None and draft.shows_plan is not None:
+        for accepts, right in ((draft.accepts, is_right(row, draft)) for row in rows for draft in row.drafts):
+            if accepts is not None and right is not None:
                 self.drafts += 1
-                self.wrong += not draft.shows_plan
-                self.flagged += not draft.accepts
-                self.flagged_wrong += not draft.accepts and not draft.shows_plan
+                self.wrong += not right
+                self.flagged += not accepts
+                self.flagged_wrong += not accepts and not right
 
     def compute(self) -> dict[str, Tensor]:
         """The dictionary described above, over all updates."""
@@ -60,8 +60,7 @@ class InspectionQuality(Metric):
 class RefineSuccess(Metric):
     """Of the refinements whose first draft was wrong, the share whose next draft is right.
 
-    A refinement is a flagged draft with the next draft of the same step, see `refinements`; a draft is wrong where it
-    does not show its plans.
+    A refinement is a flagged draft with the next draft of the same step, see `refinements`.
 
     `compute` returns `rate` = mended / refined_wrong, and both counts, as float scalars.
     """
@@ -77,9 +76,9 @@ class RefineSuccess(Metric):
     def update(self, rows: Sequence[ScoredTrajectory]) -> None:
         """Count the refinements of wrong drafts."""
         for before, after in (pair for row in rows for pair in refinements(row)):
-            if not before.shows_plan:
+            if not before:
                 self.refined_wrong += 1
-                self.mended += bool(after.shows_plan)
+                self.mended += after
 
     def compute(self) -> dict[str, Tensor]:
         """The dictionary described above, over all updates."""
@@ -103,9 +102,9 @@ class OverCorrection(Metric):
     def update(self, rows: Sequence[ScoredTrajectory]) -> None:
         """Count the refinements of right drafts."""
         for before, after in (pair for row in rows for pair in refinements(row)):
-            if before.shows_plan:
+            if before:
                 self.refined_right += 1
-                self.spoilt += not after.shows_plan
+                self.spoilt += not after
 
     def compute(self) -> dict[str, Tensor]:
         """The dictionary described above, over all updates."""
@@ -258,9 +257,21 @@ def process_metrics(rows: Iterable[ScoredTrajectory]) -> dict[str, dict[str, flo
     return found
 
 
-def refinements(row: ScoredTrajectory) -> Iterator[tuple[ScoredDraft, ScoredDraft]]:
-    """Drafts that the model refined, each with the next draft of the same step, where both could be judged."""
+def refinements(row: ScoredTrajectory) -> Iterator[tuple[bool, bool]]:
+    """Whether drafts that the model refined were right, and the next draft of the same step, where both were judged."""
     for first, second in pairwise(row.drafts):
-        known = first.shows_plan is not None and second.shows_plan is not None
-        if known and first.step == second.step and first.accepts is False:
-            yield first, second
+        before, after = is_right(row, first), is_right(row, second)
+        if before is not None and after is not None and first.step == second.step and first.accepts is False:
+            yield before, after
+
+
+def is_right(row: ScoredTrajectory, draft: ScoredDraft) -> bool | None:
+    """Whether a draft shows what was planned so far; without any plan, what the prompt asks for.
+
+    A trajectory has plans where the judges speak of one, or where it has several steps: only a plan begins another.
+
+    Returns:
+        None where the judge could not say.
+    """
+    planned = bool(row.plans) or row.steps > 1 or any(one.reason for one in row.drafts)
+    return draft.satisfies_prompt if draft.shows_plan is None and not planned else draft.shows_plan

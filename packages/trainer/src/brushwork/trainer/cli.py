@@ -18,6 +18,8 @@ from brushwork.trainer import spelling
 
 CONFIGS = "brushwork.trainer.configs"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
+"""Text that ends with the quote that it begins with, and has none of these in between but after a backslash."""
 
 VERBS = {
     "build": ("data", "write trajectory shards"),
@@ -91,7 +93,7 @@ def run(verb: str, argv: list[str]) -> None:
 def as_typed(argument: str) -> str:
     """`prompt=a dog, asleep` as Hydra is to read it: whatever people write there is no syntax, unless it is quoted."""
     key, _, text = argument.partition("=")
-    if key != "prompt" or text == "null" or text[:1] in ("'", '"'):
+    if key != "prompt" or text == "null" or QUOTED.fullmatch(text):
         return argument
     quoted = re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + (end[2] and "\\'"), text)
     return f"prompt='{quoted}'"

@@ -1,7 +1,6 @@
 """What made a model: its config, the versions of what computed it, and the commit that the code was at."""
 
 import json
-import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from brushwork.flow.adapters import MADE_BY
+from brushwork.flow.checkpoint import replace_text
 from brushwork.trainer.experiment import differences
 
-NAME = "made_by.json"
 DISTRIBUTIONS = ("brushwork-tokens", "brushwork-flow", "brushwork-data", "brushwork-trainer", "torch", "lightning")
 
 
@@ -43,7 +43,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def is_made_by(folder: Path, facts: dict[str, Any], steps: int) -> bool:
     """Whether the model in a folder is what a run with these facts has after so many steps."""
-    path = folder / NAME
+    path = folder / MADE_BY
     if not path.is_file():
         return False
     made = json.loads(path.read_text())
@@ -52,7 +52,4 @@ def is_made_by(folder: Path, facts: dict[str, Any], steps: int) -> bool:
 
 def write_provenance(facts: dict[str, Any], steps: int, folder: Path) -> None:
     """Writes `made_by.json` beside the weights."""
-    path = folder / NAME
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps({**facts, "steps": steps}, indent=1))
-    os.replace(part, path)
+    replace_text(folder / MADE_BY, json.dumps({**facts, "steps": steps}, indent=1))

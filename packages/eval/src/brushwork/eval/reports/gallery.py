@@ -182,7 +182,7 @@ def choose_hero(runs: Sequence[Run]) -> Strip | None:
 
 def merit(row: ScoredTrajectory) -> tuple[bool, bool, bool, int]:
     """How well a trajectory shows the process, to be compared."""
-    mended = any(not before.shows_plan and after.shows_plan for before, after in refinements(row))
+    mended = any(after and not before for before, after in refinements(row))
     alone = not row.cost.get("external_calls")  # planned and inspected by the model that draws
     return row.passed is True, alone, mended, min(row.rounds, 6)
 

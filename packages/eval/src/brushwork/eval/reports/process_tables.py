@@ -86,7 +86,8 @@ def inspection_table(summary: Summary) -> Table:
         rows.append(TableRow(label=words(arm.name), arm=place, cells=cells))
     heads = ("arm", "inspected drafts", "wrong", "objected to", "precision", "recall", "F1", "mended", "over-corrected")
     notes = (
-        "On the models' own drafts. Truth is the judge: does the draft show what has been planned so far? Precision: "
+        "On the models' own drafts. Truth is the judge: does the draft show what has been planned so far, or, without "
+        "any plan, what the prompt asks for? Precision: "
         "of the drafts that the inspection objects to, how many are wrong. Recall: of the wrong drafts, how many it "
         "objects to. Mended: of the wrong drafts that were redrawn on its word, how many became right. Over-corrected: "
         "of the right drafts that were redrawn, how many became wrong. Drafts whose plan the judge cannot read are "

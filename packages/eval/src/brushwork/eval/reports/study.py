@@ -4,28 +4,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 
 from brushwork.eval.reports.budgets import as_trained, inequalities, misdrawn
 from brushwork.eval.reports.run_summary import RunSummary, read_summary, summarise_run
 from brushwork.eval.reports.runs import load_run
-from brushwork.eval.statistics import (
-    Interval,
-    Spread,
-    macro_average,
-    over_runs,
-    paired_difference,
-    pooled_spread,
-    wilson,
-)
+from brushwork.eval.reports.study_scores import Outcomes, difference, outcomes, rate
+from brushwork.eval.statistics import Interval, Spread, over_runs, pooled_spread, wilson
 from brushwork.eval.verdicts import VERDICTS_FILE
 
 OVERALL = "overall"
+EQUAL = "overall, equal exposure"
+EQUAL_KINDS = ("two_objects", "position", "color_attribution", "chain")
+"""Kinds of which drafts on the way show no more that is held out than finished scenes do, see `ShapesWorld`."""
 COLUMNS = {"counting": "counting", "colors": "color", "position": "position", "color_attribution": "color attr."}
 """Kind of prompt → the paper's name of its column."""
-
-Outcomes = Mapping[str, Mapping[tuple[str, str], bool]]
-"""Of one run: kind → (key, digest of the prompt) → passed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +102,7 @@ STRATEGIES: dict[str, tuple[StudyRow, ...]] = {
         oracle_inspector="the whole process, perfect inspections",
     ),
 }
-"""Rows that train nothing and draw with the model of another row: below the others of a study where they were run."""
+"""Rows that train nothing and draw with the model of another row: below the others of a study."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +159,9 @@ class StudyResult:
         name: of the study.
         benchmark: what the runs answered.
         num_prompts: the prompts of one run.
-        columns: of the table: kinds, then "overall", then kinds that are out of it.
+        num_distinct: how many of them are different.
+        columns: of the table: kinds, then "overall", where all of `EQUAL_KINDS` were asked `EQUAL`, the mean over them,
+            then kinds that are out of the overall score.
         rows: in the study's order.
         warnings: what makes the rows unequal.
     """
@@ -175,6 +169,7 @@ class StudyResult:
     name: str
     benchmark: str
     num_prompts: int
+    num_distinct: int
     columns: tuple[str, ...]
     rows: tuple[RowResult, ...]
     warnings: tuple[str, ...]
@@ -193,23 +188,21 @@ def read_study(name: str, runs: str | Path) -> StudyResult:
     """
     if name not in STUDIES:
         raise ValueError(f"study is {name!r}; expected one of: {', '.join(STUDIES)}")
-    rows, strategies = STUDIES[name], STRATEGIES.get(name, ())
-    found = {row.option: read_row(Path(runs) / row.option) for row in (*rows, *strategies)}
+    rows = (*STUDIES[name], *STRATEGIES.get(name, ()))
+    found = {row.option: read_row(Path(runs) / row.option) for row in rows}
     missing = {row.option: what_is_missing(name, Path(runs) / row.option) for row in rows}
     judged = [run for of_row in found.values() for run in of_row.values()]
     if not judged:
         raise FileNotFoundError(f"no row of study {name} is judged in {runs}; {missing[rows[0].option]}")
-    rows = (*rows, *(row for row in strategies if found[row.option]))
-    found = {row.option: found[row.option] for row in rows}
     passed = {option: [outcomes(run) for run in of_row.values()] for option, of_row in found.items()}
     all_kinds = dict.fromkeys(kind for of_row in passed.values() for run in of_row for kind in run)
     inside = tuple(kind for kind in all_kinds if not kind.startswith("ood"))
     columns = {kind: (kind,) for kind in rows[0].paper or COLUMNS} | {OVERALL: inside}
+    columns |= {EQUAL: EQUAL_KINDS} if set(EQUAL_KINDS) <= set(inside) else {}
     columns |= {kind: (kind,) for kind in all_kinds if kind not in inside}
     cells: dict[str, dict[str, Cell]] = {row.option: {} for row in rows}
     for column, kinds in columns.items():
-        alone = [[rate([run], kinds) for run in of_row] for of_row in passed.values()]
-        spread = pooled_spread([one.estimate for one in of_row if one.num] for of_row in alone)
+        spread = seed_spread(passed, kinds)
         for row in rows:
             first = passed[rows[0].option] if row is not rows[0] else None
             papers = row.paper.get(column), rows[0].paper.get(column)
@@ -218,12 +211,34 @@ def read_study(name: str, runs: str | Path) -> StudyResult:
         name=name,
         benchmark=benchmark_name(judged[0]),
         num_prompts=max(run.num_prompts for run in judged),
+        num_distinct=max(run.distinct_prompts for run in judged),
         columns=tuple(columns),
-        rows=tuple(row_result(row, found[row.option], cells[row.option], missing.get(row.option, "")) for row in rows),
+        rows=tuple(row_result(row, found[row.option], cells[row.option], missing[row.option]) for row in rows),
         warnings=tuple(
-            unequal({row.label: list(found[row.option].values()) for row in rows}, {row.label for row in strategies})
+            unequal(
+                {row.label: list(found[row.option].values()) for row in rows},
+                {row.label for row in rows if is_strategy(row.option)},
+            )
         ),
     )
+
+
+def is_strategy(option: str) -> bool:
+    """Whether this row trains nothing, see `STRATEGIES`."""
+    return any(row.option == option for rows in STRATEGIES.values() for row in rows)
+
+
+def seed_spread(rows: Mapping[str, Sequence[Outcomes]], kinds: Sequence[str]) -> Spread:
+    """How far the runs of a row lie apart in the mean over these kinds, pooled over the rows.
+
+    Strategies are left out: theirs are the models of other rows once more, not further luck of training.
+
+    Args:
+        rows: option → the runs of its seeds.
+        kinds: of prompt.
+    """
+    alone = [[rate([run], kinds) for run in runs] for option, runs in rows.items() if not is_strategy(option)]
+    return pooled_spread([one.estimate for one in of_row if one.num] for of_row in alone)
 
 
 def read_row(folder: Path) -> dict[int, RunSummary]:
@@ -245,7 +260,7 @@ def unequal(rows: Mapping[str, Sequence[RunSummary]], strategies: Iterable[str] 
     told = {label: [dict(run.budgets) for run in runs] for label, runs in rows.items()}
     for label in strategies:
         for run in told.get(label, ()):
-            del run["sampler"]
+            run.pop("sampler", None)
     return inequalities(told) + [
         sentence for label, runs in rows.items() for sentence in misdrawn(label, [run.as_drawn for run in runs])
     ]
@@ -259,15 +274,19 @@ def benchmark_name(run: RunSummary) -> str:
 
 def what_is_missing(study: str, folder: Path) -> str:
     """Which runs of a row are not there or not judged, and the command that is next; empty where all is done."""
-    found = by_seed(folder)
+    found, strategy = by_seed(folder), is_strategy(folder.name)
     if not found and by_seed(folder, ".json"):
         return ""
+    if not found and strategy:
+        return f"not run: make study-{study}"
     if not found:
         return f"not run: lightning fit -m study={study} ablation={folder.name} seed=0"
     unjudged = [path for path in found.values() if not (path / VERDICTS_FILE).is_file()]
     if not unjudged:
         return ""
     run, names = unjudged[0], ", ".join(path.name for path in unjudged)
+    if strategy:
+        return f"{names} not judged: make study-{study}"
     settings = run / "fit.yaml"
     drawn = as_trained(settings.read_text(encoding="utf-8") if settings.is_file() else "")
     predict = f"lightning predict out={run} sampler.folder={run}/model{drawn}"
@@ -293,12 +312,6 @@ def share(runs: Iterable[RunSummary], metric: str, part: str, whole: str) -> Int
     """A share of what a metric of the process counted, all runs together."""
     counts = [(run.process[metric][part] or 0, run.process[metric][whole] or 0) for run in runs]
     return wilson(int(sum(part for part, _ in counts)), int(sum(whole for _, whole in counts)))
-
-
-def outcomes(run: RunSummary) -> Outcomes:
-    """The verdicts by kind and prompt; what has none is left out."""
-    passed = {kind: answers.passed for kind, answers in run.answers.items()}
-    return {kind: of_kind for kind, of_kind in passed.items() if of_kind}
 
 
 def make_cell(
@@ -328,30 +341,6 @@ def make_cell(
         paper_difference=paper_gain,
         verdict=verdict(gain, paper_gain),
     )
-
-
-def rate(runs: Sequence[Outcomes], kinds: Sequence[str]) -> Interval:
-    """The macro average over the kinds, a prompt counting as passed by the share of runs that passed it."""
-    means = {kind: mean_by_prompt(run.get(kind, {}) for run in runs) for kind in kinds}
-    return macro_average({kind: (sum(of_kind.values()), len(of_kind)) for kind, of_kind in means.items()})
-
-
-def difference(first: Sequence[Outcomes], runs: Sequence[Outcomes], kinds: Sequence[str]) -> Interval:
-    """How much better the runs are than the first row's on the prompts that both were judged on."""
-    pairs = {}
-    for kind in kinds:
-        before, after = (mean_by_prompt(run.get(kind, {}) for run in row) for row in (first, runs))
-        pairs[kind] = [(before[prompt], after[prompt]) for prompt in before if prompt in after]
-    return paired_difference(pairs)
-
-
-def mean_by_prompt(runs: Iterable[Mapping[tuple[str, str], bool]]) -> dict[tuple[str, str], float]:
-    """Prompt → share of the runs with a verdict on it that passed."""
-    found: dict[tuple[str, str], list[bool]] = {}
-    for run in runs:
-        for prompt, passed in run.items():
-            found.setdefault(prompt, []).append(passed)
-    return {prompt: fmean(passed) for prompt, passed in found.items()}
 
 
 def verdict(ours: Interval | None, papers: float | None) -> str:

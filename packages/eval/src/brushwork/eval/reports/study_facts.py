@@ -7,18 +7,10 @@ from statistics import fmean
 
 from brushwork.eval.reports.pairs import sign_test
 from brushwork.eval.reports.run_summary import RunSummary
-from brushwork.eval.reports.study import (
-    STRATEGIES,
-    STUDIES,
-    Outcomes,
-    mean_by_prompt,
-    outcomes,
-    rate,
-    read_row,
-    share,
-)
+from brushwork.eval.reports.study import STRATEGIES, STUDIES, read_row, seed_spread, share
+from brushwork.eval.reports.study_scores import Outcomes, outcomes, paired_scores, rate
 from brushwork.eval.reports.summary import GENEVAL_KINDS
-from brushwork.eval.statistics import Interval, over_runs, pooled_spread
+from brushwork.eval.statistics import Interval, over_runs
 from brushwork.eval.verdicts import read_record
 
 RUNS_FOLDER = "runs"
@@ -36,11 +28,11 @@ SHARES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
-    """A row and the first one, prompt by prompt.
+    """A row and the first one, prompt by prompt, each different prompt counting once.
 
     Attributes:
-        better: prompts that more of the row's seeds pass than of the first row's.
-        worse: prompts that fewer pass.
+        better: prompts that the row passes more often than the first row, seeds and repetitions together.
+        worse: prompts that it passes less often.
         p_value: of the exact test that the two are equally likely, prompts being independent.
     """
 
@@ -54,8 +46,8 @@ class RowFacts:
     """A row, all seeds together where nothing else is said.
 
     Attributes:
-        kinds: score of each kind, a prompt counting by the share of seeds that passed it; over the wider of prompts
-            and seeds.
+        prompts: kind → how many different prompts a seed was asked, and how many prompts.
+        kinds: score of each kind, see `study_scores.rate`; over the wider of prompts and seeds.
         overall: of the kinds but those that start with "ood".
         by_seed: the overall score of each seed.
         paired: with the first row on the same prompts; None in that row, and without it.
@@ -67,6 +59,7 @@ class RowFacts:
         steps, minutes: of training, means over the seeds that tell.
     """
 
+    prompts: Mapping[str, tuple[int, int]]
     kinds: Mapping[str, Interval]
     overall: Interval
     by_seed: Mapping[int, float]
@@ -113,6 +106,8 @@ def read_planted(results: str | Path) -> dict[str, dict[str, float | None]]:
 def row_facts(rows: Mapping[str, Sequence[RunSummary]], first: str) -> dict[str, RowFacts]:
     """The facts of every row that has a run.
 
+    Intervals are a study's where the rows are: the spread of seeds is pooled over those that are given.
+
     Args:
         rows: row → the runs of its seeds, of one benchmark.
         first: the row with which the others are compared.
@@ -121,12 +116,10 @@ def row_facts(rows: Mapping[str, Sequence[RunSummary]], first: str) -> dict[str,
     found = dict.fromkeys(kind for runs in passed.values() for run in runs for kind in run)
     kinds = {kind: (kind,) for kind in sorted(found, key=place)}
     inside = tuple(kind for kind in kinds if not kind.startswith("ood"))
-    levels = {
-        name: with_seeds({row: [rate([run], some) for run in runs] for row, runs in passed.items()}, passed, some)
-        for name, some in {**kinds, "": inside}.items()
-    }
+    levels = {name: with_seeds(passed, some) for name, some in {**kinds, "": inside}.items()}
     return {
         row: RowFacts(
+            prompts=asked(runs),
             kinds={kind: levels[kind][row] for kind in kinds},
             overall=levels[""][row],
             by_seed={run.seed: rate([own], inside).estimate for run, own in zip(runs, passed[row], strict=True)},
@@ -150,20 +143,25 @@ def place(kind: str) -> tuple[bool, int, str]:
     return kind.startswith("ood"), known, kind
 
 
-def with_seeds(
-    alone: Mapping[str, Sequence[Interval]], passed: Mapping[str, Sequence[Outcomes]], kinds: Sequence[str]
-) -> dict[str, Interval]:
+def asked(runs: Sequence[RunSummary]) -> dict[str, tuple[int, int]]:
+    """Kind → different prompts and prompts, of the first run that was asked any of it."""
+    found: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        for kind, answers in run.answers.items():
+            found.setdefault(kind, (len(set(answers.prompts)), len(answers.prompts)))
+    return found
+
+
+def with_seeds(passed: Mapping[str, Sequence[Outcomes]], kinds: Sequence[str]) -> dict[str, Interval]:
     """Row → the rate of its runs over these kinds, widened by the spread of single runs, which is pooled over rows."""
-    spread = pooled_spread([one.estimate for one in of_row if one.num] for of_row in alone.values())
+    spread = seed_spread(passed, kinds)
     return {row: over_runs(rate(runs, kinds), [len(runs)], spread) for row, runs in passed.items() if runs}
 
 
 def paired(first: Sequence[Outcomes], runs: Sequence[Outcomes], kinds: Sequence[str]) -> Paired | None:
     """The runs of a row and those of the first on the prompts that both were judged on; None where there are none."""
-    gains = []
-    for kind in kinds:
-        before, after = (mean_by_prompt(run.get(kind, {}) for run in row) for row in (first, runs))
-        gains += [after[prompt] - before[prompt] for prompt in before if prompt in after]
+    scores = [pair for kind in kinds for pair in paired_scores(first, runs, kind)]
+    gains = [round(after - before, 9) for before, after in scores]  # sums of equal shares may differ in the last digit
     better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
     return Paired(better=better, worse=worse, p_value=sign_test(better, worse)) if gains else None
 

@@ -57,9 +57,9 @@ def results_markdown(
 ) -> str:
     """The same as tables, below a title."""
     parts = [f"# {escaped(words(result.name).capitalize())}", escaped(heading(result))]
-    for table in study_tables(result, facts):
-        parts += [f"## {escaped(table.title)}", table_markdown(table), *map(escaped, table.notes)]
-    parts += [escaped(sentence) for sentence in explanations(result)]
+    for place, table in enumerate(study_tables(result, facts)):
+        notes = table.notes if place else (*table.notes, *explanations(result))
+        parts += [f"## {escaped(table.title)}", table_markdown(table), *map(escaped, notes)]
     made = origin(runs)
     parts.append(f"## How it was obtained\n\n{escaped('; '.join(made['machines']))}. {escaped(made['dates'])}.")
     parts.append("\n".join(["```", *made["commands"], "```"]))
@@ -76,7 +76,8 @@ def score_table(result: StudyResult) -> Table:
     """Our levels, and below each row the paper's."""
     rows = []
     for place, row in enumerate(result.rows):
-        ours = (Cell(text=", ".join(map(str, row.seeds)) or NONE), *(rate(cell.ours) for cell in row.cells.values()))
+        seeds = ", ".join(map(str, row.seeds)) or row.missing.partition(":")[0]
+        ours = (Cell(text=seeds), *(rate(cell.ours) for cell in row.cells.values()))
         rows.append(TableRow(label=row.label, arm=place, cells=ours))
         if any(cell.paper is not None for cell in row.cells.values()):
             papers = (Cell(text=""), *(number(cell.paper, 2) for cell in row.cells.values()))
@@ -100,8 +101,9 @@ def difference_table(result: StudyResult, facts: Mapping[str, RowFacts]) -> Tabl
         cells.append(Cell(text=NONE if test is None else small_number(test.p_value)))
         rows.append(TableRow(label=row.label, arm=place, cells=tuple(cells)))
     note = (
-        "Better / worse: prompts that more of the row's seeds pass than of the first row's, and fewer, in the kinds of "
-        "the overall score; p: exact sign test of the two, which knows nothing of the luck of training."
+        "Better / worse: different prompts that the row passes more often than the first row, and less often, seeds "
+        "and repetitions together, in the kinds of the overall score; p: exact sign test of the two, which knows "
+        "nothing of the luck of training."
     )
     heads = ("row", *map(column_name, result.columns), "better / worse", "p")
     title = f"Differences to “{result.rows[0].label}”"
@@ -109,19 +111,22 @@ def difference_table(result: StudyResult, facts: Mapping[str, RowFacts]) -> Tabl
 
 
 def kind_table(result: StudyResult, facts: Mapping[str, RowFacts]) -> Table:
-    """The score of every kind, and the overall score of every seed."""
+    """How many different prompts each kind has, its score in every row, and the overall score of every seed."""
     kinds = list(dict.fromkeys(kind for of_row in facts.values() for kind in of_row.kinds))
-    rows = []
+    asked = {kind: counts for own in facts.values() for kind, counts in own.prompts.items()}
+    counts = (*(Cell(text="{} / {}".format(*asked[kind])) for kind in kinds), Cell(text=""))
+    rows = [TableRow(label="different prompts / asked", cells=counts)]
     for place, row in enumerate(result.rows):
         own = facts.get(row.option)
         if own is not None:
             seeds = Cell(text=", ".join(f"{score:.2f}" for score in own.by_seed.values()))
             cells = (*(rate(own.kinds[kind]) for kind in kinds), seeds)
             rows.append(TableRow(label=row.label, arm=place, cells=cells))
-    note = "Kinds whose name starts with “ood” are harder than what was learnt, and stay out of the overall score."
-    outside = (note,) if any(kind.startswith("ood") for kind in kinds) else ()
+    repeated = "Prompts that a kind repeats are drawn with other seeds; intervals and tests count each of them once."
+    outside = "Kinds whose name starts with “ood” are harder than what was learnt, and stay out of the overall score."
+    notes = (repeated, outside) if any(kind.startswith("ood") for kind in kinds) else (repeated,)
     heads = ("row", *map(words, kinds), "overall by seed")
-    return Table(title="Every kind of prompt", columns=heads, rows=tuple(rows), notes=outside)
+    return Table(title="Every kind of prompt", columns=heads, rows=tuple(rows), notes=notes)
 
 
 def cost_table(result: StudyResult, facts: Mapping[str, RowFacts]) -> Table:
@@ -146,9 +151,10 @@ def cost_table(result: StudyResult, facts: Mapping[str, RowFacts]) -> Table:
     )  # fmt: skip
     note = (
         "Steps and minutes: of the training of a seed; a strategy has those of the model that it draws with. Costs: "
-        "means of an answer. Inspections: of the model's own drafts, the judge telling which are wrong. Mended: of the "
-        "wrong drafts that were redrawn on an inspection's word, those that became right. Objects stay: of those that "
-        "should stand from one draft to the next."
+        "means of an answer. Inspections: of the model's own drafts, the judge telling which are wrong, by their plans "
+        "or, without any, by the prompt. Mended: of the wrong drafts that were redrawn on an inspection's word, those "
+        "that became right. Objects stay: of those that should stand from one draft to the next. The intervals of "
+        "these take drafts and objects as independent, which those of one prompt are not: they are too narrow."
     )
     return Table(title="Training, cost and process", columns=heads, rows=tuple(rows), notes=(note,))
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from brushwork.eval.cost import CostTerm, cost_summary, paper_cost
-from brushwork.eval.process import process_metrics
+from brushwork.eval.process import is_right, process_metrics
 from brushwork.eval.reports.pairs import Pair, all_pairs, find
 from brushwork.eval.reports.runs import Run
 from brushwork.eval.reports.settings import arm_settings, asked, inequalities
@@ -141,7 +141,7 @@ def summarise_run(run: Run, difference: Interval | None, confidence: float) -> A
         paper_cost=paper_cost(run.rows),
         process=process_metrics(run.rows),
         num_unjudged_drafts=sum(
-            draft.accepts is not None and draft.shows_plan is None for row in run.rows for draft in row.drafts
+            draft.accepts is not None and is_right(row, draft) is None for row in run.rows for draft in row.drafts
         ),
         rounds=count_rounds(run.rows),
         score_by_rounds={

@@ -9,9 +9,9 @@ from typing import Any
 from brushwork.eval.reports.runs import METRICS_FILES, Curve, Run, read_curves
 from brushwork.eval.reports.summary import training_so_far
 from brushwork.eval.verdicts import read_record
+from brushwork.flow.adapters import MADE_BY
 
 MODEL_FOLDER = "model"
-MADE_BY = "made_by.json"
 
 
 def trained_folder(run: Run) -> Path | None:
