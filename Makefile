@@ -129,7 +129,6 @@ SEEDS ?= 0 1 2
 STUDY_PROMPTS ?= 600
 STUDY_DATA := $(STUDIES)/data
 STUDY_SAMPLES ?= 8000
-STUDY_TABLES := augmentation critique supervision baselines
 rows = $(subst $(comma), ,$(shell sed -n 's/^ *ablation: //p' configs/study/$(1).yaml))
 STRATEGY_ROWS_baselines := best_of_n oracle_planner oracle_inspector
 judged = $(foreach row,$(call rows,$(1)) $(STRATEGY_ROWS_$(1)),$(SEEDS:%=$(STUDIES)/$(row)/seed-%/verdicts.jsonl))
@@ -137,7 +136,7 @@ STUDY_FIT = BRUSHWORK_DATA=$(STUDY_DATA) $(LIGHTNING) fit $(FROM) trainer.max_st
 STUDY_DRAW := benchmark.prompts_per_kind=$(shell expr $(STUDY_PROMPTS) / 10)
 SUBSETS := multi_turn multi_turn_plain alignment conflict_scene_graph conflict refinement
 
-$(STUDY_TABLES:%=study-%): study-%: $(INSTALLED)
+study-augmentation study-critique study-supervision study-baselines: study-%: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 $(call judged,$*)
 	$(LIGHTNING) report study=$* runs=$(STUDIES) results=$(RESULTS) out=$(STUDIES)/report-$*
 

@@ -171,7 +171,7 @@ def test_two_processes_draw_what_one_draws(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
     one, two = (ShardFolder(tmp_path / name / PREDICTIONS_FOLDER, PREDICTIONS_FOLDER) for name in ("one", "two"))
-    assert len(one) == len(two) == 12
+    assert len(one) == len(two) == 20
     for single, shared in zip(one, two, strict=True):
         assert single.key == shared.key and (single.final_image == shared.final_image).all()
 

@@ -47,7 +47,7 @@ def test_a_folder_is_whole_small_and_in_bfloat16(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_says_what_it_is_and_its_provenance_names_no_machine(name):
     card = (SHIPPED / name / "README.md").read_text()
-    assert f"# {name}\n" in card and "license: apache-2.0" in card
+    assert f"# {name}\n" in card and "license: apache-2.0" in card and "TODO" not in card
     for heading in ("Data", "Recipe", "Scores", "Limits", "Files and licence"):
         assert f"## {heading}\n" in card
     made_by = (SHIPPED / name / "made_by.json").read_text()
