@@ -159,7 +159,8 @@ class PackedBatch:
 
 
 def _unpickled(values: dict[str, Any]) -> PackedBatch:
-    return PackedBatch(**values | {name: _one_by_one(values[name]) for name in ("images", "vision_images")})
+    pictures: dict[str, Any] = {name: _one_by_one(values[name]) for name in ("images", "vision_images")}
+    return PackedBatch(**{**values, **pictures})
 
 
 def _stacked(pictures: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
