@@ -238,3 +238,10 @@ def test_lists_from_yaml_make_the_same_world():
 def test_an_unknown_kind_or_split_is_named(kind, split):
     with pytest.raises(ValueError, match=f"kind='{kind}', split='{split}'"):
         WORLD.sample(kind, np.random.default_rng(0), split)
+
+
+def test_a_chain_is_one_combination_from_whichever_end_it_is_told():
+    ends = "an arch left of a square above a ring", "a ring below a square right of an arch"
+    one, other = (WORLD.asked("chain", WORLD.parse(prompt)) for prompt in ends)
+    assert one == other and WORLD.split(one) == WORLD.split(other)
+    assert one != WORLD.asked("chain", WORLD.parse("an arch right of a square above a ring"))
