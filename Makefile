@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
+comma := ,
 
 .PHONY: base demo two-stage study-augmentation study-critique study-supervision study-baselines test slow-test gpu-test check \
   notebooks bench clean
@@ -42,13 +44,10 @@ notebooks: $(INSTALLED)
 bench: $(INSTALLED)
 	for script in benchmarks/[a-z]*.py; do echo "== $$script" && $(BIN)/python "$$script" || exit 1; done
 
-LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
-comma := ,
-
 # --- the mini base: what every arm and ablation goes on from -------------------------------------------------------------
 
-# Draws a prompt, with and without a thought before it, edits pictures, says what they show. Hours on two cores; what is
-# done is not done again, and an interrupted leg goes on. The card of `mini_base` says how the shipped one came about.
+# Draws a prompt, with and without a thought before it, edits pictures, says what they show. Hours on two cores; an
+# interrupted base goes on. The card of `mini_base` says how the shipped one came about.
 
 BASE ?= outputs/base
 BASE_STEPS ?= 12000

@@ -65,7 +65,6 @@ def editing(tasks: Sequence[Task], *, drawing: Drawing) -> list[Trajectory | Rej
     Raises:
         ValueError: no world.
     """
-    _world(drawing)
     return [attempt(task, partial(_edited, drawing)) for task in tasks]
 
 
