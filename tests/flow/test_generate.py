@@ -145,7 +145,7 @@ def test_a_single_pass_is_one_image_and_nothing_in_vain(model, vocabulary):
 def test_there_is_no_room_for_an_image_that_nobody_reads(model, vocabulary):
     """At 1024 pixels it would take half a gigabyte a prompt."""
     for count in (1, 3):
-        (row,) = make(model, vocabulary, max_images=count)._engine(1, opening=5).rows
+        (row,) = make(model, vocabulary, max_images=count)._engine(1, opening=5, edits=False).rows
         start, stop = row.main.free
         text, image = 6 + 8, 2 * 2 + 2
         assert stop - start == 5 + text + (count - 1) * (2 * text + image)
@@ -162,10 +162,10 @@ def test_evaluating_every_other_step(model, vocabulary):
 class Eager(TrajectoryGenerator):
     """Untrained, but fond of another step and of what it drew."""
 
-    def _continue(self, fed, logits, rows):
+    def following(self, fed, logits, rows):
         control, liked = self.vocabulary.control, torch.zeros(logits.shape[1])
         liked[[control.bos, control.ins, control.refine, control.refine_end]] = 2 * self.sampling.temperature
-        return super()._continue(fed, logits + liked, rows)
+        return super().following(fed, logits + liked, rows)
 
 
 class Recording(Eager):
@@ -177,15 +177,15 @@ class Recording(Eager):
         self.drawings = [[] for _ in prompts]
         return super().__call__(prompts, seeds)
 
-    def _restart(self, engine, rows):
+    def restart(self, engine, rows):
         for row in rows:
             self.document[row.number] += row.restarts
-        super()._restart(engine, rows)
+        super().restart(engine, rows)
 
-    def _continue(self, fed, logits, rows):
+    def following(self, fed, logits, rows):
         for row, line in zip(fed, logits, strict=True):
             self.logits[row.number].append((self.document[row.number], len(row.branches.main) - 1, line))
-        return super()._continue(fed, logits, rows)
+        return super().following(fed, logits, rows)
 
     def _paint(self, engine, rows, look=None):
         for row in rows:

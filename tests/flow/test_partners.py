@@ -26,11 +26,11 @@ class Likes(TrajectoryGenerator):
 
     liked: dict[str, float]
 
-    def _continue(self, fed, logits, rows):
+    def following(self, fed, logits, rows):
         wish = torch.zeros(logits.shape[1])
         for name, by in self.liked.items():
             wish[getattr(self.vocabulary.control, name)] = by
-        return super()._continue(fed, logits + wish, rows)
+        return super().following(fed, logits + wish, rows)
 
 
 INSPECTS = {"bos": 50.0, "ins": -50.0, "refine": 1.0, "refine_end": 1.0}
@@ -257,8 +257,8 @@ def test_a_partner_that_never_has_enough_is_stopped(model, vocabulary):
 class Watched(Likes):
     """Remembers what was read, and where images were drawn: the marks of the three contexts."""
 
-    def _engine(self, rows, opening):
-        engine = super()._engine(rows, opening)
+    def _engine(self, rows, opening, *, edits):
+        engine = super()._engine(rows, opening, edits=edits)
         self.drawings, self.read = [], [[] for _ in engine.rows]
         reading = engine.read_text
 

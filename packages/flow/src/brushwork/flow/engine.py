@@ -1,18 +1,14 @@
-"""Many sequences in one cache: reading texts and images, and drawing under guidance.
-
-Every sequence has the contexts that guidance compares: all of it, all but the last text, and all but the images. The
-second is a shorter view of the first. The third shares the first's beginning, up to the first image, and reads later
-texts by itself, not before somebody draws.
-"""
+"""Many sequences in one cache: reading texts and images, and drawing under guidance."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from brushwork.flow.autoencoder import Autoencoder, check_autoencoder
+from brushwork.flow.branches import Branches, View
 from brushwork.flow.cache import Context
 from brushwork.flow.guidance import Guidance
 from brushwork.flow.model import BatchPlan, Continuation, ModelConfig, UnifiedModel
@@ -25,48 +21,6 @@ from brushwork.tokens.vocabulary import ControlIds
 
 _WANTED = 0
 """Any switch label marks a last token whose logits are wanted; which one does not matter."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Branches:
-    """One sequence's contexts, and what it has cost.
-
-    Attributes:
-        main: all that was read and drawn.
-        before_text: mark of `main` before the last text.
-        without_images: the texts alone; None as long as that is `main` itself, or nobody needs it.
-        unread: ids that `without_images` has yet to read.
-        forwards: evaluations of the model that this sequence took part in, each branch counted.
-        prefilled: tokens that were written into the cache.
-    """
-
-    main: Context
-    before_text: tuple[int, int] = (0, 0)
-    without_images: Context | None = None
-    unread: list[int] = field(default_factory=list)
-    forwards: int = 0
-    prefilled: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class View:
-    """Where one image is drawn: the contexts as they were when it was asked for.
-
-    Attributes:
-        main: all of it.
-        without_text, without_images: what guidance compares it with; None where that is `main`, or not asked for.
-        row: whose cost it is.
-    """
-
-    main: Context
-    without_text: Context | None
-    without_images: Context | None
-    row: Branches
-
-    def contexts(self, *, guided: bool) -> list[Context]:
-        """The branches to evaluate; none stands there twice."""
-        others = (self.without_text, self.without_images) if guided else ()
-        return [self.main, *(context for context in others if context is not None)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,6 +211,7 @@ class Engine:
                 continue
             row.main.rollback((tokens, tokens))
             row.unread = []
+            row.restarts += 1
             if row.without_images is not None:
                 row.without_images = row.without_images.behind(row.main)
         self.read_images(images)
@@ -284,8 +239,12 @@ class Engine:
 
     def _split(self, row: Branches) -> None:
         """From here on the context without images is another one than the main context."""
-        if self.guidance.uses_images and row.without_images is None:
+        if not self.guidance.uses_images or row.without_images is not None:
+            return
+        if row.spare is None:
             row.without_images = self.cache.context(self._text_capacity, shared=row.main)
+        else:
+            row.without_images, row.spare = row.spare.behind(row.main), None
 
     @staticmethod
     def _count(row: Branches, tokens: int) -> None:

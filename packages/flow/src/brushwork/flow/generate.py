@@ -24,6 +24,7 @@ from brushwork.flow.guidance import Guidance
 from brushwork.flow.kernels import Lowering, segmented
 from brushwork.flow.model import UnifiedModel
 from brushwork.flow.painting import DROPPED, paint
+from brushwork.flow.session import DrawingSession
 from brushwork.flow.writing import MARGIN, Drawing, Row, Writer
 from brushwork.tokens.grammar import State
 from brushwork.tokens.roles import Inspector, Look, Planner
@@ -185,6 +186,21 @@ class TrajectoryGenerator:
             origin={"model": str(folder), "weights": weights, "dtype": dtype, "quantize": quantize},
         )
 
+    def open(self, prompt: str, seed: int) -> "DrawingSession":
+        """One prompt's drawing, to be watched and changed; see `tokens.live.Session`."""
+        return DrawingSession(self, prompt, seed)
+
+    def adjusted(self, **settings: Any) -> "TrajectoryGenerator":
+        """The same model with other settings; see `tokens.live.LiveSampler`."""
+        roles = {"planner": self.writer.planner, "inspector": self.writer.inspector}
+        roles |= {role: settings.pop(role) for role in roles if role in settings}
+        scales = {name: settings.pop(name) for name in ("text_scale", "image_scale") if name in settings}
+        guidance = replace(self.sampling.guidance, **scales)
+        sampling = replace(self.sampling, guidance=guidance, **settings)
+        return type(self)(
+            self.model, self.vocabulary, sampling, autoencoder=self.autoencoder, origin=self._origin, **roles
+        )
+
     def describe(self) -> dict[str, Any]:
         """Model, settings, and who speaks in its place, JSON-able."""
         others = {"planner": self.writer.planner, "inspector": self.writer.inspector}
@@ -209,8 +225,23 @@ class TrajectoryGenerator:
             return []
         self._check_look(look)
         start = time.perf_counter()
+        engine, rows, texts = self.begin(prompts, seeds)
+        self.go_on(engine, rows, texts, look)
+        seconds = (time.perf_counter() - start) / len(rows)
+        return [self.trajectory(row, seconds) for row in rows]
+
+    # -- the loop, which a session takes in hand -----------------------------------------------------------------------
+
+    def begin(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, edits: bool = False
+    ) -> tuple[Engine, list[Row], list[list[int]]]:
+        """A cache, a row a prompt, and the ids that each is to read first; nothing is read yet.
+
+        Args:
+            edits: there is to be room for texts of `max_external_text` in any place.
+        """
         texts = [self._opening + self._text(prompt) for prompt in prompts]
-        engine = self._engine(len(prompts), max(map(len, texts)))
+        engine = self._engine(len(prompts), max(map(len, texts)), edits=edits)
         rows = [
             Row(
                 number=i,
@@ -222,12 +253,14 @@ class TrajectoryGenerator:
             )
             for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
         ]
-        self._write(engine, rows, texts)
+        return engine, rows, texts
+
+    def go_on(self, engine: Engine, rows: list[Row], pending: list[list[int]], look: Look | None = None) -> None:
+        """Has each row read its `pending` ids, then write and draw until it ends."""
+        self.write(engine, rows, pending)
         while waiting := [row for row in rows if row.waits]:
             self._draw(engine, waiting, rows, look)
         self._finish(engine, rows)
-        seconds = (time.perf_counter() - start) / len(rows)
-        return [self._trajectory(row, seconds) for row in rows]
 
     def _text(self, words: str) -> list[int]:
         return [self.vocabulary.control.bos, *self.vocabulary.encode(words), self.vocabulary.control.eos]
@@ -237,10 +270,11 @@ class TrajectoryGenerator:
         if any(not 0 < step < self.sampling.num_steps for step in steps):
             raise ValueError(f"a look behind the steps {steps}; pictures are unfinished from 1 to num_steps - 1")
 
-    def _engine(self, rows: int, opening: int) -> Engine:
+    def _engine(self, rows: int, opening: int, *, edits: bool) -> Engine:
         """With room for what stands before the first image, and for the texts and images that come after that."""
         limits, writer = self.sampling, self.writer
         own, external = limits.max_text + MARGIN, limits.max_external_text + MARGIN
+        own = max(own, external) if edits else own
         plan, inspection = external if writer.planner else own, external if writer.inspector else own
         is_only = limits.single_pass and writer.inspector is None
         read_back = 0 if is_only else limits.max_images - 1  # nothing follows the last image
@@ -264,14 +298,14 @@ class TrajectoryGenerator:
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, engine: Engine, rows: list[Row], pending: list[list[int]]) -> None:
+    def write(self, engine: Engine, rows: list[Row], pending: list[list[int]]) -> None:
         """Feeds `pending` ids to each row (none: the row rests), then lets those rows write until they wait or end."""
         while any(pending):
-            self._restart(engine, rows)
+            self.restart(engine, rows)
             logits = engine.read_text(pending, [row.aside for row in rows])
-            pending = self._continue([row for row, ids in zip(rows, pending, strict=True) if ids], logits, rows)
+            pending = self.following([row for row, ids in zip(rows, pending, strict=True) if ids], logits, rows)
 
-    def _restart(self, engine: Engine, rows: list[Row]) -> None:
+    def restart(self, engine: Engine, rows: list[Row]) -> None:
         """Leaves the prompt and the last image alone in front of each row that opens a step, if it was trained so."""
         images = [row.image if row.restarts else None for row in rows]
         if any(row.restarts for row in rows):
@@ -279,8 +313,11 @@ class TrajectoryGenerator:
         for row in rows:
             row.restarts = False
 
-    def _continue(self, fed: list[Row], logits: Float[Tensor, "fed vocab"], rows: list[Row]) -> list[list[int]]:
+    def following(self, fed: list[Row], logits: Float[Tensor, "fed vocab"], rows: list[Row]) -> list[list[int]]:
         """What each row reads next, given the logits at the last token of the rows that were fed."""
+        for row, behind in zip(fed, logits, strict=True):
+            if row.watch is not None:
+                row.watch(behind)
         following = {row.number: row.given for row in fed if row.given}
         writers = [number for number, row in enumerate(fed) if not row.given and not row.waits]
         chosen = self.writer.next_ids([fed[number] for number in writers], logits[writers])
@@ -298,12 +335,13 @@ class TrajectoryGenerator:
             noise = torch.randn(shape, generator=row.generator)
             row.drawing = Drawing(view=view, noise=noise, steps=self._steps(row))
         for row, image in self._paint(engine, waiting, look):
-            self.writer.after_image(row, image)
+            self.writer.place_image(row, image)
+            self.writer.after_image(row)
         going_on = [row for row in waiting if row.state is not State.DONE]
         if going_on:  # nothing may follow the other images: reading them back would be in vain
             read = {row.number: row.image for row in going_on}
             logits = engine.read_images([read.get(row.number) for row in rows])
-            self._write(engine, rows, self._continue(going_on, logits, rows))
+            self.write(engine, rows, self.following(going_on, logits, rows))
 
     def _steps(self, row: Row) -> int:
         """Euler steps of a row's next image: that of a draft, unless it is known to be the last one."""
@@ -329,7 +367,8 @@ class TrajectoryGenerator:
 
     # -- results ------------------------------------------------------------------------------------------------------
 
-    def _trajectory(self, row: Row, seconds: float) -> Trajectory:
+    def trajectory(self, row: Row, seconds: float) -> Trajectory:
+        """What a row has become, and what that has cost."""
         cost = {
             "denoise_steps": row.denoise_steps,
             "model_forwards": row.branches.forwards,

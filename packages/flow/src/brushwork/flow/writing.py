@@ -1,6 +1,6 @@
 """The texts between the images: what the model writes token by token, and what others write in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from brushwork.flow.engine import Branches, View
+from brushwork.flow.branches import Branches, View
 from brushwork.tokens.grammar import FORBIDDEN, State, inspection_ids, is_word, parse_text, plan_ids, transition_table
 from brushwork.tokens.roles import Inspector, NoAnswer, Planner
 from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step
@@ -50,6 +50,7 @@ class Row:
         images_drawn: those and the drafts that took fewer steps than the answer in their place.
         stopped: why it ended.
         unanswered: it ended because a planner or inspector was out of reach; another try may go better.
+        watch: is shown the logits behind all that was read, before what follows is chosen.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Row:
     external_calls: int = 0
     stopped: str = "end"
     unanswered: bool = False
+    watch: Callable[[Float[Tensor, " vocab"]], None] | None = None
 
     def end(self, why: str) -> list[int]:
         """Ends the row; returns what is to be read after that: nothing."""
@@ -183,23 +185,26 @@ class Writer:
         else:
             row.text.append(token)
         row.text_tokens += 1
-        if token == control.ins and before in (State.REVIEW, State.PLAN_START) and self._restart(row):
+        if token == control.ins and before in (State.REVIEW, State.PLAN_START) and self.opens_step(row):
             return [control.bos, token] if before is State.REVIEW else [token]  # a bos read before is forgotten
         return [token]
 
-    def _restart(self, row: Row) -> bool:
+    def opens_step(self, row: Row) -> bool:
         """A step opens: whether it does so in a context of its own."""
         row.restarts = self.forgets and row.images > 0
         return row.restarts
 
-    def after_image(self, row: Row, image: Image) -> None:
-        """Takes in what was drawn, then ends the row, or has the draft inspected, or leaves the rest to the model."""
+    def place_image(self, row: Row, image: Image) -> None:
+        """Takes in a picture."""
         row.events.append(image)
         row.images, row.image, row.waits, row.aside = row.images + 1, image, False, False
+
+    def after_image(self, row: Row) -> None:
+        """Ends the row behind its last image, or has that inspected, or leaves the rest to the model."""
         if row.images >= self.max_images:
             row.end("max_images")
-        elif self.inspector is not None:
-            row.given = self._inspect(row, image, self.inspector)
+        elif self.inspector is not None and row.image is not None:
+            row.given = self._inspect(row, row.image, self.inspector)
         elif self.single_pass:
             row.end("end")
 
@@ -215,6 +220,26 @@ class Writer:
         passes = (row.state, token) in ((State.REVIEW, control.ins), (State.SEEN, control.eos))
         return self.planner is not None and passes
 
+    def place_text(self, row: Row, text: tuple[Plan, ...] | Inspection, ids: list[int]) -> list[int]:
+        """Takes in a text that was written elsewhere, `ids_of` it; returns what is to be read."""
+        control, is_accepted = self.vocabulary.control, isinstance(text, Inspection) and text.accepts
+        row.events.append(text)
+        row.state = State.ACCEPTED if is_accepted else State.SEEN  # behind the vision_start that must follow
+        row.waits = not is_accepted
+        return [control.bos, *ids, control.eos]
+
+    def ids_of(self, text: tuple[Plan, ...] | Inspection) -> list[int]:
+        """A text of a trajectory, tags included.
+
+        Raises:
+            ValueError: words that the vocabulary cannot express, control tokens among them, none, or too many.
+        """
+        if isinstance(text, Inspection):
+            return self._inspection(text)
+        if not text or not all(plan.instruction.strip() and plan.description.strip() for plan in text):
+            raise ValueError("a plan says what to draw and what is seen then; one of the two is empty")
+        return self._within_limit([one for plan in text for one in plan_ids(plan, self.vocabulary)])
+
     def _plan(self, row: Row) -> list[int]:
         """The planner's text: one plan, or all of them in a single pass. No ids where it ends the row."""
         control, ids, left = self.vocabulary.control, [], self.max_images if self.single_pass else 1
@@ -224,7 +249,7 @@ class Writer:
             ids, left = ids + more, left - 1
         if not ids:
             return row.end("end" if row.images else "planner: nothing to draw")
-        restarts, before = self._restart(row), row.state
+        restarts, before = self.opens_step(row), row.state
         row.state, row.aside = State.DRAW, self.single_pass
         has_bos = before is State.REVIEW and not restarts
         return [*ids, control.eos] if has_bos else [control.bos, *ids, control.eos]
@@ -254,15 +279,11 @@ class Writer:
         if isinstance(inspection, NoAnswer):
             return row.end_without("inspector", inspection)
         try:
-            ids = self._inspection(inspection)
+            ids = self.ids_of(inspection)
         except ValueError as error:
             return row.end(f"inspector: {error}")
-        row.events.append(inspection)
-        if inspection.accepts and self.single_pass:
-            return row.end("end")
-        row.state = State.ACCEPTED if inspection.accepts else State.SEEN  # behind the vision_start that must follow
-        row.waits = not inspection.accepts
-        return [self.vocabulary.control.bos, *ids, self.vocabulary.control.eos]
+        given = self.place_text(row, inspection, ids)
+        return row.end("end") if inspection.accepts and self.single_pass else given
 
     def _inspection(self, inspection: Inspection) -> list[int]:
         words = [] if inspection.accepts else self._plain(inspection.refine)

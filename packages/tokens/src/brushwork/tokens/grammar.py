@@ -22,12 +22,13 @@ A model that thinks before it draws goes PROMPT ─bos─► THOUGHT ─eos─�
 
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import groupby
 
 import numpy as np
 from jaxtyping import Int
 
 from brushwork.tokens.trajectory import Inspection, Plan
-from brushwork.tokens.vocabulary import Vocabulary
+from brushwork.tokens.vocabulary import CONTROL_TOKENS, Vocabulary
 
 State = IntEnum(
     "State",
@@ -137,3 +138,10 @@ def _parse_plans(ids: list[int], vocabulary: Vocabulary) -> tuple[Plan, ...]:
         plans.append(Plan(instruction=instruction, description=description))
         ids = ids[des_end + 1 :]
     return tuple(plans)
+
+
+def spelled(ids: Sequence[int], vocabulary: Vocabulary) -> str:
+    """A text as people read it, finished or not: words, and tags as they are written in the paper."""
+    tags = {getattr(vocabulary.control, name): tag for name, tag in CONTROL_TOKENS.items()}
+    stretches = groupby(ids, lambda token: tags.get(token))
+    return "".join(vocabulary.decode(list(words)) if tag is None else tag for tag, words in stretches)

@@ -1,0 +1,254 @@
+"""One prompt's drawing that somebody watches, stops and changes: what stays is never computed again.
+
+Behind every finished part of the trajectory (a text, a picture) the session marks where cache, random numbers and
+automaton stand. An edit goes back to the last mark that it leaves as it is, reads what is new, and the loop goes on.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from brushwork.flow.branches import Mark
+from brushwork.flow.writing import Row
+from brushwork.tokens.grammar import State, parse_text, spelled
+from brushwork.tokens.live import Listener, Part, Placed, Sketched, Wrote
+from brushwork.tokens.trajectory import Image, Inspection, Trajectory
+
+if TYPE_CHECKING:
+    from brushwork.flow.generate import TrajectoryGenerator
+
+STOPPED = "stopped"
+"""Why a trajectory ended that somebody stopped."""
+PREVIEWS = 10
+"""Most unfinished states of a picture that are shown: decoding them takes time."""
+_NOT_RESTORED = {"generator", "branches", "watch", "images_drawn", "text_tokens", "denoise_steps", "external_calls"}
+"""Fields of a row that going back leaves alone: what was spent is spent."""
+
+
+class _Stop(Exception):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Behind a part: the row as it was, its contexts and random numbers, and what the model would write next."""
+
+    row: Row
+    mark: Mark
+    random: Tensor
+    logits: Float[Tensor, " vocab"]
+
+
+class DrawingSession:
+    """See `tokens.live.Session`; `TrajectoryGenerator.open` makes one.
+
+    Args:
+        generator: whose model, settings, planner and inspector draw.
+        prompt: the user's words.
+        seed: of the drawing; with it alone the trajectory is the one that the generator gives for prompt and seed.
+
+    Raises:
+        ValueError: a prompt that the vocabulary cannot express, or that contains control tokens.
+    """
+
+    def __init__(self, generator: "TrajectoryGenerator", prompt: str, seed: int) -> None:
+        self._generator, self._seconds = generator, 0.0
+        self._engine, (self._row,), (self._opening,) = generator.begin([prompt], [seed], edits=True)
+        self._row.watch = self._watch
+        self._places: dict[int, _Place] = {}
+        self._told: list[Part] = []
+        self._listen: Listener = lambda _: None
+        self._stopping = threading.Event()
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What is finished so far."""
+        vocabulary = self._generator.vocabulary
+        return [parse_text(one, vocabulary) if isinstance(one, list) else one for one in self._row.events]
+
+    @property
+    def cost(self) -> Mapping[str, int | float]:
+        """What all of it has cost, what was thrown away included."""
+        return self._generator.trajectory(self._row, self._seconds).meta["cost"]
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """After how many denoising steps a picture is shown, see `tokens.roles.Look`."""
+        steps = self._generator.sampling.num_steps
+        return range(1, steps, -(-steps // PREVIEWS))
+
+    def keep(self, rows: Sequence[int], images: Sequence[Image], step: int) -> Sequence[bool]:
+        """Shows an unfinished picture, see `tokens.roles.Look`; goes on with it."""
+        self._pause()
+        assert self._row.drawing is not None, "it is being drawn"
+        part = len(self._row.events)
+        self._listen(Sketched(part=part, image=images[0], step=step, steps=self._row.drawing.steps))
+        return [True for _ in rows]
+
+    def stop(self) -> None:
+        """Asks `go_on`, which runs in another thread, to end at the next token or picture that is shown."""
+        self._stopping.set()
+
+    @torch.inference_mode()
+    def go_on(
+        self, parts: Sequence[Part] | None = None, *, seed: int | None = None, listen: Listener | None = None
+    ) -> Trajectory:
+        """Draws until the end, or until stopped; see `tokens.live.Session.go_on`."""
+        self._stopping.clear()
+        self._listen, start = listen or (lambda _: None), time.perf_counter()
+        try:
+            ended = self._made(self.parts if parts is None else list(parts), seed)
+        finally:
+            self._seconds += time.perf_counter() - start
+        trajectory = self._generator.trajectory(self._row, self._seconds)
+        if ended:
+            return trajectory
+        return replace(trajectory, finished=False, meta={**trajectory.meta, "stopped": STOPPED})
+
+    # -- beginning with parts ----------------------------------------------------------------------------------------
+
+    def _made(self, parts: Sequence[Part], seed: int | None) -> bool:
+        """Takes the parts in and has the rest made; whether that came to its end."""
+        ids = self._checked(parts)
+        try:
+            if not self._places:
+                self._read(self._opening)
+            kept = self._go_back(_num_equal(self.parts, parts))
+            for part, its_ids in zip(parts[kept:], ids[kept:], strict=True):
+                self._take_in(part, its_ids)
+            if seed is not None:
+                self._row.generator.manual_seed(seed)
+            self._make_the_rest()
+        except BaseException as error:  # whatever it was, what is finished stays usable
+            if self._places:
+                self._go_back(len(self._row.events))
+            if isinstance(error, _Stop):
+                return False
+            raise
+        self._tell_placed(self.parts)
+        return True
+
+    def _checked(self, parts: Sequence[Part]) -> list[list[int]]:
+        """The ids of each part, none for a picture.
+
+        Raises:
+            ValueError: see `tokens.live.Session.go_on`.
+        """
+        sampling, before, images, ids = self._generator.sampling, "the prompt", 0, []
+        for number, part in enumerate(parts):
+            kind = _kind(part)
+            if before not in _MAY_FOLLOW[kind] or (sampling.single_pass and kind != "a picture"):
+                place = "in a single pass" if sampling.single_pass else f"behind {before}"
+                raise ValueError(f"part {number} is {kind}, which cannot stand {place}")
+            if images == sampling.max_images:
+                raise ValueError(f"part {number} stands behind the last of max_images={images} pictures; raise that")
+            if isinstance(part, np.ndarray):
+                images += 1
+                if part.shape != (*sampling.image_size, 3) or part.dtype != np.uint8:
+                    expected = f"{(*sampling.image_size, 3)} of uint8"
+                    raise ValueError(f"part {number} is a picture of {part.shape}, {part.dtype}; expected {expected}")
+            ids.append([] if isinstance(part, np.ndarray) else self._generator.writer.ids_of(part))
+            before = "an acceptance" if isinstance(part, Inspection) and part.accepts else kind
+        return ids
+
+    def _take_in(self, part: Part, ids: list[int]) -> None:
+        """Reads a part as if the model had made it; the last picture is read by nobody."""
+        row, sampling = self._row, self._generator.sampling
+        if not isinstance(part, np.ndarray):
+            if isinstance(part, tuple):
+                self._generator.writer.opens_step(row)
+            self._read(self._generator.writer.place_text(row, part, ids))
+            return
+        row.state, row.drawing = State.SEEN, None  # a picture from elsewhere is never drawn again in full
+        self._generator.writer.place_image(row, part)
+        if row.images < sampling.max_images and not sampling.single_pass:
+            self._watch(self._engine.read_images([part])[0])
+
+    def _read(self, ids: list[int]) -> None:
+        self._generator.restart(self._engine, [self._row])
+        self._watch(self._engine.read_text([ids], [self._row.aside])[0])
+
+    def _make_the_rest(self) -> None:
+        """Has the model go on behind the last part."""
+        row, generator, pending = self._row, self._generator, [[]]
+        place = self._places.get(len(row.events))
+        if not row.waits and row.events and isinstance(row.events[-1], np.ndarray):
+            generator.writer.after_image(row)
+        if row.given or not (row.waits or row.state is State.DONE):
+            assert place is not None, "all but a trajectory's last picture is read"
+            pending = generator.following([row], place.logits[None], [row])
+        generator.go_on(self._engine, [row], pending, self)
+
+    # -- places to go back to ----------------------------------------------------------------------------------------
+
+    def _watch(self, logits: Float[Tensor, " vocab"]) -> None:
+        """Remembers the place where a part has just been read, and tells what was written."""
+        row, read = self._row, len(self._row.events) - bool(self._row.given)  # an inspector's text is read next
+        if not row.text and read not in self._places:
+            then = replace(row, events=row.events[:read], given=[])
+            if row.given:
+                then.state, then.waits = State.SEEN, False
+            random = row.generator.get_state()
+            self._places[read] = _Place(row=then, mark=row.branches.mark, random=random, logits=logits.clone())
+        if read != len(self._told):
+            self._tell_placed(self.parts[:read])
+        if row.text:
+            text = spelled(row.text, self._generator.vocabulary)
+            self._listen(Wrote(part=len(row.events), text=text, tokens=len(row.text)))
+        self._pause()
+
+    def _go_back(self, number: int) -> int:
+        """Goes back to the last place behind at most so many parts that can be gone back to; behind how many it is."""
+        now = self._row.branches.restarts
+        there = {n: one for n, one in self._places.items() if n <= number and (n == 0 or one.mark.restarts == now)}
+        kept = max(there)
+        self._places, place = there, there[kept]
+        self._row.branches.rollback(place.mark)
+        for each in fields(Row):
+            if each.name not in _NOT_RESTORED:
+                setattr(self._row, each.name, getattr(place.row, each.name))
+        self._row.events = list(place.row.events)
+        self._row.generator.set_state(place.random)
+        self._told = list(self.parts)
+        return kept
+
+    def _tell_placed(self, parts: Sequence[Part]) -> None:
+        """Tells of parts that are new; of the last picture once more where it was drawn again in full."""
+        for number, part in list(enumerate(parts))[_num_equal(self._told, parts) :]:
+            self._listen(Placed(part=number, value=part))
+        self._told = list(parts)
+
+    def _pause(self) -> None:
+        if self._stopping.is_set():
+            raise _Stop
+
+
+_MAY_FOLLOW = {
+    "a plan": {"the prompt", "a picture", "an acceptance"},
+    "a picture": {"the prompt", "a plan", "an inspection"},
+    "an inspection": {"a picture"},
+}
+
+
+def _kind(part: Part) -> str:
+    return "an inspection" if isinstance(part, Inspection) else "a plan" if isinstance(part, tuple) else "a picture"
+
+
+def _num_equal(parts: Sequence[Part], others: Sequence[Part]) -> int:
+    """How many parts both begin with."""
+    pairs = zip(parts, others, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _is_equal(*pair), pairs))
+
+
+def _is_equal(part: Part, other: Part) -> bool:
+    if isinstance(part, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(part, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(part, other)
+    return part == other
