@@ -103,7 +103,7 @@ def test_results_say_what_the_verdicts_say(tmp_path, folders):
     )
     assert process["difference"]["estimate"] == pytest.approx(1 - single["overall"]["estimate"])
     assert single["difference"] is None
-    assert process["cost"]["seconds"]["mean"] == 0.5 and process["training"] == {"steps": 2, "minutes": 0.2}
+    assert process["cost"]["seconds"]["mean"] == 0.5 and process["training"] == {"steps": 3, "minutes": 0.2}
     assert process["process"]["inspection"]["recall"] == 1.0
     assert single["process"]["inspection"]["recall"] is None
     assert (

@@ -168,10 +168,10 @@ def count_stops(rows: Sequence[ScoredTrajectory]) -> dict[str, int]:
 
 
 def training_so_far(run: Run) -> dict[str, float]:
-    """`steps` and `minutes` at the end of the training log; what the log does not tell is left out."""
+    """`steps` (logged from 0) and `minutes` that the training log tells of; what the log does not tell is left out."""
     points = [point for curve in run.curves for point in curve.points]
     minutes = [minute for _, minute, _ in points if math.isfinite(minute)]
-    told = {"steps": [step for step, _, _ in points], "minutes": minutes}
+    told = {"steps": [step + 1 for step, _, _ in points], "minutes": minutes}
     return {name: max(values) for name, values in told.items() if values}
 
 
