@@ -50,6 +50,7 @@ CHANGES = {
     "no_image_feedback": ("all_subsets", {"segmenter.context"}),
     "single_pass": ("multi_turn_only", {"data.view._target_"}),
     "text_plan": ("multi_turn_only", {"data.view._target_"}),
+    "plain_text_plan": ("plain_multi_turn_only", {"data.view._target_"}),
     "refine_only": ("multi_turn_only", {"data.folder"}),
 }
 """Option → its neighbour, and the keys in which the two differ."""
@@ -65,6 +66,7 @@ READS = {
     "no_image_feedback": ("multi_turn", "conflict", "alignment"),
     "single_pass": ("multi_turn",),
     "text_plan": ("multi_turn",),
+    "plain_text_plan": ("multi_turn_plain",),
     "refine_only": ("refinement",),
 }
 STUDIES = sorted({path.stem for path in CONFIGS.glob("study/*.yaml")} - {"none"})

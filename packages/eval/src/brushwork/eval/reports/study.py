@@ -86,9 +86,11 @@ STUDIES: dict[str, tuple[StudyRow, ...]] = {
     "history": knob(all_subsets="all states so far", last_state="the last state alone"),
     "baselines": knob(
         single_pass="one pass, no process",
-        text_plan="plans in text, then one picture",
+        text_plan="plans in text, with detours, then one picture",
+        plain_text_plan="plans in text, then one picture",
         refine_only="one draft, inspected and mended, no plans",
-        multi_turn_only="plans and sketches, no inspections",
+        plain_multi_turn_only="plans and sketches, no detours, no inspections",
+        multi_turn_only="plans and sketches, with detours, no inspections",
         no_image_feedback="the whole process, drafts read back blank",
         all_subsets="the whole process",
     ),
