@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -24,11 +24,14 @@ from brushwork.data.index import read_index, write_atomically
 from brushwork.data.manifest import ShardReport, claim, settings, statistics_table, write_manifest
 from brushwork.data.pictures import FORMATS
 from brushwork.data.shards import encode, shard_path, write_members
-from brushwork.data.tasks import Reject, Source, Subset, Task
+from brushwork.data.tasks import CountedSource, Reject, Source, Subset, Task
 from brushwork.data.worlds.shapes import SPLITS, ShapesWorld
 from brushwork.tokens.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
+
+ALL = "all"
+"""In place of a number of samples: as many as the source has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class Job:
     max_tries: int
     picture_format: str
     benchmarks: BenchmarkPrompts
+    whole: Collection[str] = field(default=(), metadata={"setting": False})  # splits of which all is taken
     digest: str = field(default="", metadata={"setting": False})
 
     def __call__(self, item: tuple[str, int]) -> ShardReport:
@@ -103,6 +107,8 @@ class Job:
 
     def _quota(self, split: str, number: int) -> dict[str | None, int]:
         """How many samples of each label the shard is to hold; the shares come out right over the whole split."""
+        if split in self.whole:
+            return {None: len(range(number, self.num_samples[split], self.parts(split)))}  # all tasks of the part
         start = number * self.samples_per_shard
         end = min(start + self.samples_per_shard, self.num_samples[split])
         if self.positives is None:
@@ -139,7 +145,7 @@ class _Fewer(Exception):
 def build(
     source: Source,
     subset: Subset,
-    num_samples: Mapping[str, int | None],
+    num_samples: Mapping[str, int | str | None],
     out: str | Path,
     *,
     world: ShapesWorld | None = None,
@@ -161,7 +167,8 @@ def build(
     Args:
         source: gives the tasks; each shard has its own part of them.
         subset: makes trajectories of tasks.
-        num_samples: split ("train", "val", "test") to number of samples; 0 leaves a split out.
+        num_samples: split ("train", "val", "test") to number of samples; 0 leaves a split out, "all" takes what a
+            `CountedSource` has.
         out: the folder.
         world: whose words the vocabulary of a mini model has to hold; None for corpora.
         seed: of all randomness.
@@ -182,19 +189,20 @@ def build(
             sample that could be built.
     """
     benchmarks = (benchmarks,) if isinstance(benchmarks, str) else benchmarks
-    wanted = _wanted(num_samples)
+    whole = [split for split, count in num_samples.items() if count == ALL] if isinstance(num_samples, Mapping) else []
+    wanted = _wanted(num_samples, source)
     numbers = {"samples_per_shard": samples_per_shard, "batch_size": batch_size, "max_tries": max_tries}
     if bad := {name: value for name, value in numbers.items() if value < 1}:
         raise ValueError(f"{bad}: expected at least 1")
-    if positives is not None and not 0 <= positives <= 1:
-        raise ValueError(f"positives={positives}: expected a share, 0 to 1")
+    if positives is not None and (whole or not 0 <= positives <= 1):
+        raise ValueError(f"positives={positives}: expected a share, 0 to 1, and none where num_samples is {ALL!r}")
     if picture_format not in FORMATS:
         raise ValueError(f"picture_format={picture_format!r}: expected one of {FORMATS}")
     out = Path(out)
     job = Job(
         source=source, subset=subset, num_samples=wanted, out=out, seed=seed, positives=positives,
         samples_per_shard=samples_per_shard, batch_size=batch_size, max_tries=max_tries,
-        picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)),
+        picture_format=picture_format, benchmarks=BenchmarkPrompts(tuple(benchmarks)), whole=whole,
     )  # fmt: skip
     config = settings(job) | {"world": settings(world)}
     with claim(out, config) as digest:
@@ -214,15 +222,25 @@ def build(
     return manifest
 
 
-def _wanted(num_samples: Mapping[str, int | None]) -> dict[str, int]:
+def _wanted(num_samples: Mapping[str, int | str | None], source: Source) -> dict[str, int]:
     """The splits that are to be built; ValueError for unknown ones, for numbers below 0, and for none."""
     if not isinstance(num_samples, Mapping):
         raise ValueError(f"num_samples={num_samples!r}: expected such as {{train: 1000, val: 100}}")
-    wanted = {split: count or 0 for split, count in num_samples.items() if count or split not in SPLITS}
+    counted = {split: _number(split, count, source) for split, count in num_samples.items()}
+    wanted = {split: count for split, count in counted.items() if count or split not in SPLITS}
     bad = {split: n for split, n in wanted.items() if split not in SPLITS or n < 1}
     if bad or not wanted:
         raise ValueError(f"num_samples={bad or num_samples}: expected at least 1 for some of {SPLITS}")
     return wanted
+
+
+def _number(split: str, count: int | str | None, source: Source) -> int:
+    """How many samples of a split are meant."""
+    if not isinstance(count, str):
+        return count or 0
+    if count != ALL or not isinstance(source, CountedSource):
+        raise ValueError(f"{split}: {count!r}: expected a number, or {ALL!r} of a source that counts what it has")
+    return source.count(split) if split in SPLITS else 0
 
 
 def _run(job: Job, executor: Executor) -> list[ShardReport]:

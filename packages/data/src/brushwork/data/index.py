@@ -60,7 +60,7 @@ def read_index(shard: Path) -> list[Entry]:
     if known is not None and size == shard.stat().st_size and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
         return known
     logger.warning("%s has no index that fits; reading the whole shard", shard)
-    scanned, problem = _scan(shard)
+    scanned, problem = scan(shard)
     if not problem:
         with suppress(OSError):  # a folder that cannot be written to is scanned each time
             write_index(shard, scanned)
@@ -90,17 +90,24 @@ def _load_index(path: Path) -> tuple[int, list[Entry] | None]:
         return 0, None
 
 
-def _scan(shard: Path) -> tuple[list[Entry], str]:
-    """Every sample that the shard's headers name, and what is wrong with the shard, if anything."""
+def scan(shard: Path) -> tuple[list[Entry], str]:
+    """Every sample that the shard's headers name, and what is wrong with the shard, if anything.
+
+    Nothing is written, and a file of any name, which need be no shard at all, may be scanned.
+    """
     found: dict[str, dict[str, tuple[int, int]]] = {}
     problem, size, end = "", shard.stat().st_size, 0
     try:
         with tarfile.open(shard, mode="r:") as tar:
             for info in tar:
+                if info.size < 0:  # tarfile would go back, and round for ever
+                    raise tarfile.ReadError(f"a member of {info.size} bytes")
                 end = info.offset_data + -(-info.size // BLOCK) * BLOCK
                 key, _, extension = info.name.partition(".")
                 if info.isfile():
-                    found.setdefault(key, {})[extension] = (info.offset_data, info.size)
+                    if extension in found.setdefault(key, {}):
+                        problem = f"the shard has {info.name} twice"
+                    found[key][extension] = (info.offset_data, info.size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         problem = f"the shard is damaged ({error})"
     if not problem and size < end + 2 * BLOCK:  # two empty blocks end an archive

@@ -201,7 +201,7 @@ class ShardFolder:
 
     def __getitem__(self, index: int) -> Trajectory | Rejected:
         """The sample of this number; IndexError outside 0 to len - 1."""
-        return self._get(index, lambda shard, entry: decode(entry.key, self._read(shard, entry)))
+        return self._get(index, lambda shard, entry: decode(entry.key, read_members(shard, entry)))
 
     def sketch(self, index: int) -> Trajectory | Rejected:
         """The sample without looking at its pictures: all texts, and pictures of the right sizes in one colour.
@@ -231,19 +231,25 @@ class ShardFolder:
 
     def _sketched(self, shard: Path, entry: Entry) -> Trajectory:
         text = {"json": entry.members["json"]}
-        record = _of(dict, json.loads(self._read(shard, Entry(key=entry.key, members=text))["json"]))
+        record = _of(dict, json.loads(read_members(shard, Entry(key=entry.key, members=text))["json"]))
         _check_names(record, entry.members)
         blank = np.zeros((1, 1, 3), dtype=np.uint8)
         return _trajectory(entry.key, record, [np.broadcast_to(blank, (*size, 3)) for size in entry.sizes])
 
-    def _read(self, shard: Path, entry: Entry) -> dict[str, bytes]:
-        """The sample's members, in one read: they lie side by side."""
-        start = min(offset for offset, _ in entry.members.values())
-        end = max(offset + size for offset, size in entry.members.values())
-        with shard.open("rb") as file:
-            file.seek(start)
-            data = file.read(end - start)
-        return {name: data[offset - start : offset - start + size] for name, (offset, size) in entry.members.items()}
+
+def read_members(shard: Path, entry: Entry) -> dict[str, bytes]:
+    """A sample's members, in one read: they lie side by side.
+
+    Raises:
+        ValueError: it is lost.
+    """
+    start = min(offset for offset, _ in entry.members.values())
+    end = max(offset + size for offset, size in entry.members.values())
+    end = min(end, shard.stat().st_size)  # a damaged header may claim more than there is memory
+    with shard.open("rb") as file:
+        file.seek(start)
+        data = file.read(end - start)
+    return {name: data[offset - start : offset - start + size] for name, (offset, size) in entry.members.items()}
 
 
 def decode(key: str, members: dict[str, bytes]) -> Trajectory:

@@ -29,6 +29,7 @@ class Task:
         rng: source of all randomness of this task; depends on the build's seed and the task's place alone.
         scene: what the prompt asks for; objects have places where the source knows them. None where nobody parsed it.
         pair: pictures that come with the prompt.
+        drawn: the trajectory, where somebody has drawn it already.
         kind: of prompt, for balance and for the report.
         meta: JSON-able facts that travel into the trajectory: which corpus, which record, which licence.
     """
@@ -38,6 +39,7 @@ class Task:
     rng: np.random.Generator
     scene: SceneGraph | None = None
     pair: Pair | None = None
+    drawn: Trajectory | None = None
     kind: str = "free"
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,6 +70,15 @@ class Source(Protocol):
 
         A world is endless; a corpus ends, and yields records that cannot be read as rejects.
         """
+        ...
+
+
+@runtime_checkable
+class CountedSource(Source, Protocol):
+    """A corpus of which a build may take all that there is; its parts are those of `sources.division.divide`."""
+
+    def count(self, split: str) -> int:
+        """How many tasks and rejects the parts of a split hold together."""
         ...
 
 
