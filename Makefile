@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
 comma := ,
 
-.PHONY: base demo two-stage study-augmentation study-critique study-supervision study-baselines test slow-test gpu-test check \
+.PHONY: base browser demo two-stage study-augmentation study-critique study-supervision study-baselines test slow-test gpu-test check \
   notebooks bench clean
 .DELETE_ON_ERROR:
 
@@ -25,8 +25,13 @@ $(INSTALLED): constraints.txt requirements-dev.txt requirements-photos.txt $(wil
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
-slow-test: $(INSTALLED)
+slow-test: $(INSTALLED) browser
 	$(BIN)/pytest -m "slow and not gpu"
+
+# A Chromium for the studio's test; where there is none Debian's is installed, by root.
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$root apt-get update --quiet && $$root apt-get install --quiet --yes --no-install-recommends chromium; }
 
 # Without types checked at each call: that breaks the graphs which FlexAttention compiles.
 gpu-test: $(INSTALLED)

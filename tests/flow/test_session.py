@@ -1,7 +1,9 @@
 """A drawing that is watched, stopped and changed: equal to what the generator gives, and nothing computed twice."""
 
+import gc
 import re
 import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -251,3 +253,15 @@ def test_adjusted_settings(generator):
 def test_tags_in_a_prompt_are_refused(generator):
     with pytest.raises(ValueError, match="control token"):
         generator.open("a <ins> circle", 0)
+
+
+def test_a_drawing_that_nobody_holds_is_gone_at_once(generator):
+    session = generator.open(PROMPT, 0)
+    session.go_on()
+    cache = weakref.ref(session._engine.cache)
+    gc.disable()
+    try:
+        del session
+        assert cache() is None
+    finally:
+        gc.enable()

@@ -98,7 +98,7 @@ def test_help_names_verbs_and_groups_and_imports_nothing_heavy(tmp_path):
     ("command", "said"),
     [
         ("fti", "no verb 'fti'; nearest: 'fit'"),
-        ("draw", "no verb 'draw'; valid: build, export, fit, merge, plan, predict, report, test, validate, verifier"),
+        ("draw", "no verb 'draw'; valid: build, export, fit, merge, plan, predict, report, studio, test, validate"),
         ("-m fit", "the verb comes first"),
         ("fit sede=2", "fit has no 'sede'; nearest: 'seed'"),
         ("fit trainer.max_step=2", "nearest: 'trainer.max_steps'"),

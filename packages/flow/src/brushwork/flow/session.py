@@ -60,9 +60,8 @@ class DrawingSession:
     """
 
     def __init__(self, generator: "TrajectoryGenerator", prompt: str, seed: int) -> None:
-        self._generator, self._seconds = generator, 0.0
+        self._generator, self._seconds, self._since = generator, 0.0, None
         self._engine, (self._row,), (self._opening,) = generator.begin([prompt], [seed], edits=True)
-        self._row.watch = self._watch
         self._places: dict[int, _Place] = {}
         self._told: list[Part] = []
         self._listen: Listener = lambda _: None
@@ -77,7 +76,8 @@ class DrawingSession:
     @property
     def cost(self) -> Mapping[str, int | float]:
         """What all of it has cost, what was thrown away included."""
-        return self._generator.trajectory(self._row, self._seconds).meta["cost"]
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._generator.trajectory(self._row, self._seconds + running).meta["cost"]
 
     @property
     def steps(self) -> Sequence[int]:
@@ -87,6 +87,8 @@ class DrawingSession:
 
     def keep(self, rows: Sequence[int], images: Sequence[Image], step: int) -> Sequence[bool]:
         """Shows an unfinished picture, see `tokens.roles.Look`; goes on with it."""
+        if self._stopping.is_set():
+            self._row.denoise_steps += step  # of a picture that nobody will see
         self._pause()
         assert self._row.drawing is not None, "it is being drawn"
         part = len(self._row.events)
@@ -103,11 +105,13 @@ class DrawingSession:
     ) -> Trajectory:
         """Draws until the end, or until stopped; see `tokens.live.Session.go_on`."""
         self._stopping.clear()
-        self._listen, start = listen or (lambda _: None), time.perf_counter()
+        self._listen, self._since = listen or (lambda _: None), time.perf_counter()
+        self._row.watch = self._watch
         try:
             ended = self._made(self.parts if parts is None else list(parts), seed)
         finally:
-            self._seconds += time.perf_counter() - start
+            self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
+            self._row.watch = None  # a drawing that nobody holds any more frees its cache at once
         trajectory = self._generator.trajectory(self._row, self._seconds)
         if ended:
             return trajectory
@@ -193,7 +197,7 @@ class DrawingSession:
         """Remembers the place where a part has just been read, and tells what was written."""
         row, read = self._row, len(self._row.events) - bool(self._row.given)  # an inspector's text is read next
         if not row.text and read not in self._places:
-            then = replace(row, events=row.events[:read], given=[])
+            then = replace(row, events=row.events[:read], given=[], watch=None)
             if row.given:
                 then.state, then.waits = State.SEEN, False
             random = row.generator.get_state()

@@ -32,6 +32,7 @@ VERBS = {
     "verifier": ("eval", "teach a verifier for best of n what a judge says"),
     "export": ("eval", "write drawn pictures in a benchmark's official layout"),
     "report": ("eval", "compare judged runs on one HTML page"),
+    "studio": ("eval", "watch a drawing grow, and take part"),
 }
 """Each verb with the package that does its work and what it does."""
 

@@ -19,7 +19,7 @@ STRIP_FILE, ANSWER_FILE = "trajectory.png", "answer.png"
 
 def show_drawing(trajectory: Trajectory, folder: Path) -> None:
     """Writes the strip of drafts and, in its own size, the answer; prints what was said and where the pictures are."""
-    strip = np.asarray(filmstrip(make_strip(0, _unjudged(trajectory), trajectory)))
+    strip = np.asarray(filmstrip(make_strip(0, unjudged(trajectory), trajectory)))
     answer = {ANSWER_FILE: trajectory.final_image} if trajectory.finished else {}
     said = Table.grid(padding=(0, 2))
     for role, text in narration(trajectory):
@@ -54,7 +54,8 @@ def narration(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
     yield "answer", (f"draft {drawn}" if trajectory.finished else "none") + ending + took
 
 
-def _unjudged(trajectory: Trajectory) -> ScoredTrajectory:
+def unjudged(trajectory: Trajectory) -> ScoredTrajectory:
+    """The row of a trajectory of which no judge has said anything."""
     drafts = [
         ScoredDraft(
             step=number,
