@@ -265,3 +265,96 @@ def test_a_drawing_that_nobody_holds_is_gone_at_once(generator):
         assert cache() is None
     finally:
         gc.enable()
+
+
+def test_a_stop_keeps_what_is_finished(generator):
+    """Also where the cache holds the last step alone."""
+    session, _ = opened(generator, 3)
+    session.go_on()
+    whole = list(session.parts)
+    place = next(n for n in range(2, len(whole)) if isinstance(whole[n], np.ndarray))
+    session.go_on([], listen=lambda event: session.stop() if event.part >= place else None)
+    kept = list(session.parts)
+    assert len(kept) in (place, place + 1)
+    session.go_on()
+    again = list(session.parts)
+    assert len(again) == len(whole) and all(type(a) is type(b) for a, b in zip(again, whole, strict=True))
+
+
+def test_a_seed_holds_where_it_was_stopped_at_once(generator):
+    session = generator.open(PROMPT, 0)
+    expected = told(session.go_on([], seed=1))
+    fresh = generator.open(PROMPT, 0)
+    fresh.go_on([], seed=1, listen=lambda _: fresh.stop())
+    assert told(fresh.go_on()) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_the_model_wrote_can_be_gone_on_from(model, vocabulary, seed):
+    """Its own plans may be empty, or longer than those of others may be."""
+    generator = TrajectoryGenerator(model, vocabulary, replace(SETTINGS["plain"], max_external_text=4, temperature=5.0))
+    session = generator.open(PROMPT, seed)
+    session.go_on()
+    parts = list(session.parts)
+    for kept in range(len(parts), -1, -1):
+        session.go_on(parts[:kept])
+    assert len(session.parts) == len(parts)
+
+
+def test_a_drawing_that_has_ended_costs_nothing_more(generator):
+    session = generator.open(PROMPT, 0)
+    first = session.go_on()
+    costs = dict(session.cost)
+    assert told(session.go_on()) == told(first)
+    assert {k: v for k, v in session.cost.items() if k != "seconds"} == {
+        k: v for k, v in costs.items() if k != "seconds"
+    }
+
+
+def test_an_answer_drawn_in_full_stays_so_when_it_is_kept(model, vocabulary):
+    generator = TrajectoryGenerator(model, vocabulary, SETTINGS["drafts"])
+    session, _ = opened(generator, 2)
+    session.go_on()
+    parts = list(session.parts)
+    last = max(n for n, part in enumerate(parts) if isinstance(part, np.ndarray))
+    if last + 1 < len(parts) or sum(isinstance(part, np.ndarray) for part in parts) == 4:
+        parts = parts[:last]
+    session.go_on([*parts, PLAN] if isinstance(parts[-1], np.ndarray) else parts)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, session.parts, strict=False) if isinstance(a, np.ndarray))
+
+
+def test_partners_in_a_single_pass(model, vocabulary):
+    """A planner's and an inspector's texts are no edits, so that drawings with them can be gone on with."""
+    refuses = [Inspection(refine="make it red"), Inspection()]
+    settings = replace(SETTINGS["plain"], single_pass=True)
+    generator = TrajectoryGenerator(
+        model,
+        vocabulary,
+        settings,
+        planner=lambda prompt, steps: PLAN[0] if len(steps) < 2 else None,
+        inspector=lambda prompt, plans, image: refuses[0] if np.array_equal(image, picture(5)) else refuses[1],
+    )
+    session = generator.open(PROMPT, 0)
+    first = session.go_on()
+    assert told(session.go_on()) == told(first)
+    session.go_on([], seed=1, listen=lambda event: session.stop() if isinstance(event, Sketched) else None)
+    assert session.go_on().finished
+    drawn = generator.adjusted(planner=None).open(PROMPT, 0).go_on([picture(5)])
+    assert len(list(drawn.drafts)) == 2
+
+
+def test_a_picture_survives_an_inspector_that_breaks(model, vocabulary):
+    answers = [RuntimeError("it broke"), Inspection(draft_check="the draft shows the plan")]
+
+    def inspector(prompt, plans, image):
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    session = TrajectoryGenerator(model, vocabulary, SETTINGS["plain"], inspector=inspector).open(PROMPT, 0)
+    with pytest.raises(RuntimeError, match="broke"):
+        session.go_on([PLAN])
+    (kept,) = [part for part in session.parts if isinstance(part, np.ndarray)]
+    drawn = session.go_on()
+    assert np.array_equal(next(drawn.drafts).image, kept)

@@ -93,7 +93,7 @@ def test_markdown_and_json_tell_ours_beside_the_papers(runs, tmp_path):
         "| *the paper's* |  | 0.82 | 0.67 | 0.62 | – | – |"
     )
     assert "(paper +0.05; agrees)" in differences and "| 9 / 0 | 0.004 |" in differences
-    assert "| 100 | 3.5 | 2.00 | 20.0 |" in text, "steps and minutes, images and denoising steps"
+    assert "| 101 | 3.5 | 2.00 | 20.0 |" in text, "steps and minutes, images and denoising steps"
     assert "not run: lightning fit -m study=critique ablation=scene\\_graph\\_critique seed=0" in text
     facts = json.loads((tmp_path / "results" / "critique.json").read_text())["facts"]["all_subsets"]
     assert facts["paired"] == {"better": 9, "worse": 0, "p_value": 0.00390625}
@@ -108,7 +108,7 @@ def facts_wrong_last() -> int:
 
 def test_a_report_keeps_results_where_it_is_told(runs, tmp_path, capsys):
     page = report(runs, tmp_path / "report", study="critique", results=tmp_path / "results").read_text()
-    assert "100 steps, 3.5 minutes" in page and "100 steps, 3.5 minutes" in " ".join(capsys.readouterr().out.split())
+    assert "101 steps, 3.5 minutes" in page and "100 steps, 3.5 minutes" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "results" / "critique.md").is_file()
     with pytest.raises(ValueError, match="study is 'nope'"):
         report(runs, tmp_path / "report", study="nope", results=tmp_path / "none")

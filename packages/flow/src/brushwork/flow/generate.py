@@ -195,7 +195,7 @@ class TrajectoryGenerator:
         roles = {"planner": self.writer.planner, "inspector": self.writer.inspector}
         roles |= {role: settings.pop(role) for role in roles if role in settings}
         scales = {name: settings.pop(name) for name in ("text_scale", "image_scale") if name in settings}
-        guidance = replace(self.sampling.guidance, **scales)
+        guidance = replace(settings.pop("guidance", self.sampling.guidance), **scales)
         sampling = replace(self.sampling, guidance=guidance, **settings)
         return type(self)(
             self.model, self.vocabulary, sampling, autoencoder=self.autoencoder, origin=self._origin, **roles

@@ -50,6 +50,10 @@ class _Place:
 class DrawingSession:
     """See `tokens.live.Session`; `TrajectoryGenerator.open` makes one.
 
+    A stop acts at the next token, or where a picture is shown next, some ten times in each; not while an inspector or
+    planner is asked, nor while an answer is drawn again in full (`draft_steps`). Models with `history="last"` forget
+    what stands before the last picture: going back is reading anew there.
+
     Args:
         generator: whose model, settings, planner and inspector draw.
         prompt: the user's words.
@@ -121,27 +125,67 @@ class DrawingSession:
 
     def _made(self, parts: Sequence[Part], seed: int | None) -> bool:
         """Takes the parts in and has the rest made; whether that came to its end."""
-        ids = self._checked(parts)
+        same = _num_equal(self.parts, parts)
+        if seed is None and same == len(parts) == len(self.parts) and self._has_ended:
+            return True
+        ids = self._checked(parts, same)
         try:
             if not self._places:
                 self._read(self._opening)
-            kept = self._go_back(_num_equal(self.parts, parts))
-            for part, its_ids in zip(parts[kept:], ids[kept:], strict=True):
-                self._take_in(part, its_ids)
+            self._take_in_all(parts, ids)
             if seed is not None:
                 self._row.generator.manual_seed(seed)
+                self._renew_random()
             self._make_the_rest()
-        except BaseException as error:  # whatever it was, what is finished stays usable
-            if self._places:
-                self._go_back(len(self._row.events))
+        except BaseException as error:  # whatever it was, what is finished stays
+            self._settle()
             if isinstance(error, _Stop):
                 return False
             raise
         self._tell_placed(self.parts)
         return True
 
-    def _checked(self, parts: Sequence[Part]) -> list[list[int]]:
-        """The ids of each part, none for a picture.
+    @property
+    def _has_ended(self) -> bool:
+        return self._row.state is State.DONE and self._row.stopped in ("end", "max_images")
+
+    def _settle(self) -> None:
+        """Stands behind what is finished, be it read or not: parts are what they were and can be gone on from."""
+        if not self._places:  # of the prompt itself perhaps a part was read
+            self._row.branches.main.rollback((0, 0))
+            return
+        parts, stopping = self.parts, self._stopping.is_set()
+        self._stopping.clear()
+        ids = [one if isinstance(one, list) else self._ids_of(one) for one in self._row.events]
+        self._take_in_all(parts, ids)
+        if stopping:
+            self._stopping.set()
+
+    def _take_in_all(self, parts: Sequence[Part], ids: Sequence[list[int]]) -> None:
+        """Goes back to where the trajectory begins as these parts do, and reads the others."""
+        same = _num_equal(self.parts, parts)
+        had, known = self._row.events[:same], {n: one.random for n, one in self._places.items() if n <= same}
+        kept = self._go_back(same)
+        self._row.events = had[:kept]  # an answer that was drawn again in full is no draft any more
+        self._told = list(parts[:kept])
+        for number in range(kept, len(parts)):
+            self._take_in(parts[number], ids[number])
+            self._row.events[number:] = had[number : number + 1] or [parts[number]]  # the model's own words stay ids
+            if number + 1 in known:  # read again, since its place was forgotten: random numbers go on as they did
+                self._row.generator.set_state(known[number + 1])
+                self._renew_random()
+
+    def _renew_random(self) -> None:
+        """The random numbers that come next are those of this place from now on."""
+        number = len(self._row.events)
+        if number in self._places:
+            self._places[number] = replace(self._places[number], random=self._row.generator.get_state())
+
+    def _ids_of(self, part: Part) -> list[int]:
+        return [] if isinstance(part, np.ndarray) else self._generator.writer.ids_of(part)
+
+    def _checked(self, parts: Sequence[Part], same: int) -> list[list[int]]:
+        """The ids of each part, none for a picture; the first `same` are there already, whoever wrote them.
 
         Raises:
             ValueError: see `tokens.live.Session.go_on`.
@@ -149,7 +193,8 @@ class DrawingSession:
         sampling, before, images, ids = self._generator.sampling, "the prompt", 0, []
         for number, part in enumerate(parts):
             kind = _kind(part)
-            if before not in _MAY_FOLLOW[kind] or (sampling.single_pass and kind != "a picture"):
+            its_own = [self._row.events[number]] if number < same else []
+            if not its_own and (before not in _MAY_FOLLOW[kind] or (sampling.single_pass and kind != "a picture")):
                 place = "in a single pass" if sampling.single_pass else f"behind {before}"
                 raise ValueError(f"part {number} is {kind}, which cannot stand {place}")
             if images == sampling.max_images:
@@ -159,7 +204,7 @@ class DrawingSession:
                 if part.shape != (*sampling.image_size, 3) or part.dtype != np.uint8:
                     expected = f"{(*sampling.image_size, 3)} of uint8"
                     raise ValueError(f"part {number} is a picture of {part.shape}, {part.dtype}; expected {expected}")
-            ids.append([] if isinstance(part, np.ndarray) else self._generator.writer.ids_of(part))
+            ids += [one if isinstance(one, list) else self._ids_of(one) for one in its_own or [part]]
             before = "an acceptance" if isinstance(part, Inspection) and part.accepts else kind
         return ids
 
@@ -172,8 +217,9 @@ class DrawingSession:
             self._read(self._generator.writer.place_text(row, part, ids))
             return
         row.state, row.drawing = State.SEEN, None  # a picture from elsewhere is never drawn again in full
-        self._generator.writer.place_image(row, part)
-        if row.images < sampling.max_images and not sampling.single_pass:
+        self._generator.writer.place_image(row, part.copy())  # whoever paints on must not change what was read
+        is_only = sampling.single_pass and self._generator.writer.inspector is None
+        if row.images < sampling.max_images and not is_only:
             self._watch(self._engine.read_images([part])[0])
 
     def _read(self, ids: list[int]) -> None:
@@ -196,7 +242,7 @@ class DrawingSession:
     def _watch(self, logits: Float[Tensor, " vocab"]) -> None:
         """Remembers the place where a part has just been read, and tells what was written."""
         row, read = self._row, len(self._row.events) - bool(self._row.given)  # an inspector's text is read next
-        if not row.text and read not in self._places:
+        if not row.text and (read not in self._places or not self._is_there(read)):
             then = replace(row, events=row.events[:read], given=[], watch=None)
             if row.given:
                 then.state, then.waits = State.SEEN, False
@@ -211,10 +257,9 @@ class DrawingSession:
 
     def _go_back(self, number: int) -> int:
         """Goes back to the last place behind at most so many parts that can be gone back to; behind how many it is."""
-        now = self._row.branches.restarts
-        there = {n: one for n, one in self._places.items() if n <= number and (n == 0 or one.mark.restarts == now)}
-        kept = max(there)
-        self._places, place = there, there[kept]
+        kept = max(n for n in self._places if n <= number and self._is_there(n))
+        self._places = {n: place for n, place in self._places.items() if n <= number}
+        place = self._places[kept]
         self._row.branches.rollback(place.mark)
         for each in fields(Row):
             if each.name not in _NOT_RESTORED:
@@ -223,6 +268,10 @@ class DrawingSession:
         self._row.generator.set_state(place.random)
         self._told = list(self.parts)
         return kept
+
+    def _is_there(self, number: int) -> bool:
+        """Whether the cache still holds what the place stands behind; the prompt is never forgotten."""
+        return number == 0 or self._places[number].mark.restarts == self._row.branches.restarts
 
     def _tell_placed(self, parts: Sequence[Part]) -> None:
         """Tells of parts that are new; of the last picture once more where it was drawn again in full."""

@@ -16,7 +16,7 @@ Part = tuple[Plan, ...] | Inspection | Image
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wrote:
-    """A text grew.
+    """A text grew; or a thought before the first picture, which is no part.
 
     Attributes:
         part: its number in the trajectory, from 0.
@@ -85,8 +85,8 @@ class Session(Protocol):
         Args:
             parts: what the trajectory is to begin with. As far as it does so already nothing is computed again; the
                 rest of these parts is read, and everything behind them is made anew. None goes on behind what there is.
-            seed: of what is made anew; by default the random numbers go on as they were at that place, so that equal
-                parts have equal continuations.
+            seed: of what is made anew, now and later; by default the random numbers go on as they were at that place,
+                so that equal parts have equal continuations.
             listen: told of everything, in order, the parts that were read included.
 
         Returns:
@@ -99,7 +99,10 @@ class Session(Protocol):
         ...
 
     def stop(self) -> None:
-        """Asks `go_on`, which runs in another thread, to end at the next token or denoising step."""
+        """Asks `go_on`, which runs in another thread, to end soon; nothing where it does not run.
+
+        Parts that were to be read and are not yet are left out then.
+        """
         ...
 
 
