@@ -7,9 +7,9 @@ import torch
 from brushwork.flow.autoencoder import FluxAutoencoder, FluxConfig, PixelAutoencoder
 from brushwork.flow.generate import Sampling, TrajectoryGenerator
 from brushwork.flow.guidance import Guidance
-from brushwork.flow.writing import assemble
 from brushwork.tokens.attention import Kind
 from brushwork.tokens.images import patchify, vision_patches
+from brushwork.tokens.live import assemble
 from brushwork.tokens.packing import pack, split_documents
 from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Inspection, Plan

@@ -63,6 +63,7 @@ class Sketchbook:
     def __init__(self, look: Look, prompt: str, seed: int) -> None:
         self.look, self.prompt, self.seed = look, prompt, seed
         self.parts: list[Part] = []
+        self.inspector_answers = "inspector" not in prompt
         self.cost: dict[str, float] = {"text_tokens": 0, "denoise_steps": 0, "seconds": 0.0}
         self._stopped = threading.Event()
 
@@ -107,6 +108,9 @@ class Sketchbook:
             tell(Wrote(part=number, text=" ".join(words.split()[:count]), tokens=count))
         if number % 3 == 0:
             return (Plan(instruction=words, description=f"a scene with {self.prompt}"),)
+        if not self.inspector_answers:
+            self.inspector_answers = True  # the next time
+            raise ValueError("the inspector has no key")
         return Inspection(draft_check=words)
 
     def _pause(self) -> bool:

@@ -102,6 +102,18 @@ def test_exports_hold_what_was_drawn_and_say_what_was_edited(studio, begin, go, 
     assert sample.headers["content-disposition"] == f'attachment; filename="{one.key}.tar"'
 
 
+def test_a_sample_in_which_nothing_was_changed_is_sent_and_not_kept(studio, begin, go, tmp_path):
+    with studio.browser() as browser:
+        name = begin(browser)
+        go(browser, name)
+        sample = browser.get(f"/api/drawings/{name}/export/sample.tar")
+    assert sample.is_success and sample.headers["content-type"] == "application/x-tar"
+    (tmp_path / "edited-00000.tar").write_bytes(sample.content)
+    (one,) = ShardFolder(tmp_path, "edited")
+    assert isinstance(one, Trajectory) and one.meta["edited"] == []
+    assert not [*(tmp_path / "studio").rglob("*.tar")]
+
+
 def test_settings_reach_the_sampler(make_studio, begin):
     studio = make_studio(inspector=lambda prompt, plans, image: None)
     settings = {"strategy": "inspector", "num_steps": 5, "max_images": 2, "text_scale": 3, "temperature": 0.0}
@@ -151,6 +163,13 @@ def test_what_cannot_be_drawn_is_told(studio, asked, message):
         assert answer.status_code == 400 and [*answer.json()] == ["message"]
         assert message in answer.json()["message"]
         assert not studio.painter.sessions
+
+
+def test_why_a_request_is_refused_is_logged_for_those_who_look(studio, caplog):
+    with caplog.at_level("DEBUG", "brushwork.eval.studio.app"), studio.browser() as browser:
+        browser.post("/api/drawings", json={"prompt": " "})
+    (record,) = [one for one in caplog.records if one.name == "brushwork.eval.studio.app"]
+    assert "POST /api/drawings" in record.message and record.exc_info and "checked_prompt" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -204,11 +223,26 @@ def test_what_the_model_refuses_to_read_is_told_and_keeps_what_there_was(studio,
         assert browser.get(f"/api/drawings/{name}/export/trajectory.json").json()["parts"] == [*before.values()]
 
 
+def test_what_was_finished_before_an_inspector_failed_is_gone_on_with(studio, begin, go):
+    with studio.browser() as browser:
+        name = begin(browser, "no inspector", seed=4)
+        told = go(browser, name, keep=0, edit={"kind": "plan", "instruction": "mine", "description": "all"})
+        assert told[-1] == {"type": "error", "message": "the inspector has no key"} and [*placed(told)] == [0, 1]
+        stored = browser.get(f"/api/drawings/{name}/export/trajectory.json").json()
+        assert stored["parts"] == [*placed(told).values()]
+        assert stored["meta"]["stopped"] == "failed" and stored["meta"]["edited"] == [0]
+        assert browser.get(f"/api/drawings/{name}/export/strip.png").is_success
+        after = go(browser, name)
+        assert after[-1]["finished"] and after[1]["version"] == 1
+        assert [placed(after)[n] for n in range(2)] == stored["parts"] and len(placed(after)) == 6
+
+
 def test_a_model_that_fails_is_told_and_its_drawing_freed(studio, begin, go, caplog):
     with studio.browser() as browser:
         name = begin(browser, "it fails")
         assert "the model failed (RuntimeError)" in go(browser, name)[-1]["message"]
-        assert browser.post(f"/api/drawings/{name}/go", json={}).status_code == 410
+        again = browser.post(f"/api/drawings/{name}/go", json={})
+        assert again.status_code == 410 and "since the model failed (RuntimeError)" in again.json()["message"]
         assert "no memory" in caplog.text
         assert go(browser, begin(browser))[-1]["type"] == "done"
 

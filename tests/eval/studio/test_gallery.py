@@ -57,7 +57,24 @@ def test_what_is_added_is_seen_and_what_is_gone_is_told(folder, trajectories):
     (folder / "data" / "train-00000.tar").unlink()
     with pytest.raises(Refused, match="gone"):
         galleries.page("data.train", 0, 9)
-    assert galleries.listing()[0]["number"] == 0
+    assert [one["name"] for one in galleries.listing()] == ["data.val", "mine"]
+
+
+def test_a_run_that_is_made_later_is_listed(folder, run_folder, trajectories):
+    galleries = Galleries(folder)
+    assert len(galleries.listing()) == 3
+    run_folder(folder / "later", trajectories[:2])
+    assert {"name": "later", "title": "later", "number": 2} in galleries.listing()
+    assert galleries.page("later", 0, 9)["number"] == 2
+
+
+def test_every_gallery_has_a_name_of_its_own(tmp_path, trajectories):
+    for number, place in enumerate(("a.b/c", "a/b.c"), start=1):
+        write_shards(keyed(trajectories[:number]), tmp_path / place, split="train")
+    galleries = Galleries(tmp_path)
+    names = [one["name"] for one in galleries.listing()]
+    assert len(set(names)) == 2
+    assert sorted(galleries.page(name, 0, 9)["number"] for name in names) == [1, 2]
 
 
 def test_a_damaged_sample_is_left_out(folder):

@@ -113,8 +113,8 @@ def draw(page: Page, prompt: str = PROMPT, *, wait: bool = True, **settings: flo
         finished(page)
 
 
-def press(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
+def press(page: Page, name: str, *, delay: float = 0) -> None:
+    page.get_by_role("button", name=name, exact=True).click(delay=delay)
 
 
 def branched(page: Page, name: str) -> None:
@@ -191,20 +191,21 @@ def test_an_edited_plan_changes_what_follows(visit):
     page.get_by_role("button", name="B from A: plan of round 2 changed").wait_for()
     assert_within(1, start)
     finished(page)
-
     after = pictures(page)
     assert after[0] == before[0] and after[1] != before[1]
     plan = page.locator(".timeline > li").nth(1).locator(".plan")
     expect(plan).to_contain_text("yours")
     expect(plan).to_contain_text("add a purple ring below the red triangle")
     assert cost(page, "prefilled_tokens") < read_before, "what stood before was not read again"
-
     press(page, f"A seed {SEED}")
     assert pictures(page) == before
     press(page, "Again from the picture of round 1")
-    branched(page, "C from A: again from the picture of round 1")
+    page.get_by_role("button", name="C from A: again from the picture of round 1").wait_for()
+    press(page, f"A seed {SEED}", delay=100)  # as a hand does it, while C is drawn
+    expect(page.locator("#state")).to_contain_text("A ·")
+    press(page, "C from A: again from the picture of round 1")
+    finished(page)
     assert pictures(page)[0] != before[0]
-
     press(page, f"A seed {SEED}")
     press(page, "Compare")
     page.get_by_label("Right version").select_option("B")
@@ -247,7 +248,6 @@ def test_a_sketch_is_painted_over(visit, tmp_path):
     assert canvas.evaluate(pixel, [11, 25]) == [30, 230, 220, 255]
     dialog.get_by_role("button", name="Undo").click()
     assert canvas.evaluate("canvas => canvas.toDataURL()") == original
-
     canvas.focus()  # and without a mouse
     for key in ["ArrowLeft"] * 6 + [" "]:
         page.keyboard.press(key)
@@ -255,7 +255,6 @@ def test_a_sketch_is_painted_over(visit, tmp_path):
     dialog.get_by_label("eraser").check(force=True)
     canvas.press(" ")
     assert canvas.evaluate("canvas => canvas.toDataURL()") == original
-
     upload = tmp_path / "blue.png"
     PIL.Image.new("RGB", (60, 40), (30, 40, 235)).save(upload)
     dialog.get_by_label("Replace by a file").set_input_files(upload)
@@ -292,14 +291,12 @@ def test_a_version_is_taken_home(visit, tmp_path):
     assert told["prompt"] == "a red circle"
     assert told["parts"][0]["plans"] == [{"instruction": "add a purple square", "description": "a purple square"}]
     assert [part["image"] for part in told["parts"] if part["kind"] == "image"] == drawn
-
     sample = export("Export a training sample")
     assert sample.suffix == ".tar" and strip.stem == sample.stem
     (task,) = EditedSource(folder=tmp_path)("train", 0, 1, 0)
     assert isinstance(task, Task) and task.drawn is not None
     assert task.drawn.prompt == "a red circle" and task.drawn.meta["edited"] == [0]
     assert len(list(task.drawn.drafts)) == len(drawn)
-
     press(page, "A seed 0")  # an earlier version is still to be had
     told = json.loads(export("Export the trajectory").read_text())
     assert told["parts"][0]["plans"][0]["instruction"] == "add a red circle"
@@ -371,17 +368,22 @@ def test_stopping_closing_and_two_visitors(visit):
     press(page, "Go on")
     finished(page)
     assert pictures(page)[: len(so_far)] == so_far and len(pictures(page)) > len(so_far)
-
     other = visit()
     draw(page, "a red circle", wait=False)
     draw(other, "a blue square", wait=False)
     finished(page)
     finished(other)
-
     draw(other, wait=False, denoising_steps=50)
     other.locator(".growing .step").first.wait_for()
+    alone = pictures(page)
+    press(page, "Again from the picture of round 1")
+    press(page, "Stop")  # while it waits
+    expect(page.locator("#state")).to_contain_text("stopped")
+    expect(page.get_by_role("button", name="Export the strip")).to_be_disabled()
     other.close()
-    draw(page, "a red circle", denoising_steps=10)
+    press(page, "Go on")
+    finished(page)
+    assert pictures(page)[0] != alone[0], "it goes on as it was asked to"
     expect(page.get_by_role("alert").first).to_be_hidden()
 
 

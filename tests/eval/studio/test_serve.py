@@ -2,13 +2,14 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 
 import httpx
 import pytest
 
-from brushwork.eval.studio.serve import checked_token, listen, studio
+from brushwork.eval.studio.serve import address_of, checked_token, listen, studio
 
 
 def test_others_are_let_in_by_a_token_alone():
@@ -30,6 +31,12 @@ def test_a_port_that_is_taken_is_told():
     for port in (-1, 70_000):
         with pytest.raises(ValueError, match="cannot listen"):
             listen("127.0.0.1", port)
+
+
+def test_the_address_is_one_that_others_can_open():
+    for host, name in (("0.0.0.0", socket.gethostname()), ("", socket.gethostname()), ("127.0.0.1", "127.0.0.1")):
+        with listen(host, 0) as listening:
+            assert address_of(host, listening) == f"http://{name}:{listening.getsockname()[1]}/"
 
 
 def test_a_sampler_that_cannot_be_watched_is_refused(tmp_path, replay):

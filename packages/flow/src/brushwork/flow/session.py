@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +18,12 @@ from torch import Tensor
 from brushwork.flow.branches import Mark
 from brushwork.flow.writing import Row
 from brushwork.tokens.grammar import State, parse_text, spelled
-from brushwork.tokens.live import Listener, Part, Placed, Sketched, Wrote
+from brushwork.tokens.live import STOPPED, Listener, Part, Placed, Sketched, Wrote, num_equal
 from brushwork.tokens.trajectory import Image, Inspection, Trajectory
 
 if TYPE_CHECKING:
     from brushwork.flow.generate import TrajectoryGenerator
 
-STOPPED = "stopped"
-"""Why a trajectory ended that somebody stopped."""
 PREVIEWS = 10
 """Most unfinished states of a picture that are shown: decoding them takes time."""
 _NOT_RESTORED = {"generator", "branches", "watch", "images_drawn", "text_tokens", "denoise_steps", "external_calls"}
@@ -125,7 +122,7 @@ class DrawingSession:
 
     def _made(self, parts: Sequence[Part], seed: int | None) -> bool:
         """Takes the parts in and has the rest made; whether that came to its end."""
-        same = _num_equal(self.parts, parts)
+        same = num_equal(self.parts, parts)
         if seed is None and same == len(parts) == len(self.parts) and self._has_ended:
             return True
         ids = self._checked(parts, same)
@@ -163,7 +160,7 @@ class DrawingSession:
 
     def _take_in_all(self, parts: Sequence[Part], ids: Sequence[list[int]]) -> None:
         """Goes back to where the trajectory begins as these parts do, and reads the others."""
-        same = _num_equal(self.parts, parts)
+        same = num_equal(self.parts, parts)
         had, known = self._row.events[:same], {n: one.random for n, one in self._places.items() if n <= same}
         kept = self._go_back(same)
         self._row.events = had[:kept]  # an answer that was drawn again in full is no draft any more
@@ -275,7 +272,7 @@ class DrawingSession:
 
     def _tell_placed(self, parts: Sequence[Part]) -> None:
         """Tells of parts that are new; of the last picture once more where it was drawn again in full."""
-        for number, part in list(enumerate(parts))[_num_equal(self._told, parts) :]:
+        for number, part in list(enumerate(parts))[num_equal(self._told, parts) :]:
             self._listen(Placed(part=number, value=part))
         self._told = list(parts)
 
@@ -293,15 +290,3 @@ _MAY_FOLLOW = {
 
 def _kind(part: Part) -> str:
     return "an inspection" if isinstance(part, Inspection) else "a plan" if isinstance(part, tuple) else "a picture"
-
-
-def _num_equal(parts: Sequence[Part], others: Sequence[Part]) -> int:
-    """How many parts both begin with."""
-    pairs = zip(parts, others, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: _is_equal(*pair), pairs))
-
-
-def _is_equal(part: Part, other: Part) -> bool:
-    if isinstance(part, np.ndarray) or isinstance(other, np.ndarray):
-        return isinstance(part, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(part, other)
-    return part == other

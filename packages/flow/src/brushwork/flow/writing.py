@@ -10,8 +10,9 @@ from torch import Tensor
 
 from brushwork.flow.branches import Branches, View
 from brushwork.tokens.grammar import FORBIDDEN, State, inspection_ids, is_word, parse_text, plan_ids, transition_table
+from brushwork.tokens.live import assemble
 from brushwork.tokens.roles import Inspector, NoAnswer, Planner
-from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step
+from brushwork.tokens.trajectory import Image, Inspection, Plan, Step
 from brushwork.tokens.vocabulary import Vocabulary
 
 MARGIN = 8
@@ -299,19 +300,3 @@ class Writer:
         if len(ids) > self.max_external_text:
             raise ValueError(f"{len(ids)} tokens exceed max_external_text={self.max_external_text}; raise it")
         return ids
-
-
-def assemble(events: Sequence[tuple[Plan, ...] | Inspection | Image]) -> tuple[Step, ...]:
-    """The rounds that a sequence of plans, images and inspections forms."""
-    steps: list[tuple[Plan | None, list[Draft]]] = []
-    for event in events:
-        if isinstance(event, tuple):
-            steps += [(plan, []) for plan in event]
-        elif isinstance(event, Inspection):
-            drafts = steps[-1][1]
-            drafts[-1] = Draft(image=drafts[-1].image, inspection=event)
-        else:
-            if not steps:
-                steps.append((None, []))
-            steps[-1][1].append(Draft(image=event))
-    return tuple(Step(plan=plan, drafts=tuple(drafts)) for plan, drafts in steps)

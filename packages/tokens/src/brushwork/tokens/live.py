@@ -6,12 +6,46 @@ edits it says which parts it is to begin with, and the rest is written and drawn
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
-from brushwork.tokens.trajectory import Image, Inspection, Plan, Trajectory
+import numpy as np
+
+from brushwork.tokens.trajectory import Draft, Image, Inspection, Plan, Step, Trajectory
+
+STOPPED = "stopped"
+"""Why a trajectory ended that somebody stopped."""
 
 Part = tuple[Plan, ...] | Inspection | Image
 """A text with one plan (or several in a row), what was said of a draft, or a picture."""
+
+
+def assemble(parts: Sequence[Part]) -> tuple[Step, ...]:
+    """The rounds that a sequence of plans, images and inspections forms."""
+    steps: list[tuple[Plan | None, list[Draft]]] = []
+    for part in parts:
+        if isinstance(part, tuple):
+            steps += [(plan, []) for plan in part]
+        elif isinstance(part, Inspection):
+            drafts = steps[-1][1]
+            drafts[-1] = Draft(image=drafts[-1].image, inspection=part)
+        else:
+            if not steps:
+                steps.append((None, []))
+            steps[-1][1].append(Draft(image=part))
+    return tuple(Step(plan=plan, drafts=tuple(drafts)) for plan, drafts in steps)
+
+
+def num_equal(parts: Sequence[Part], others: Sequence[Part]) -> int:
+    """How many parts both begin with."""
+    pairs = zip(parts, others, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _is_equal(*pair), pairs))
+
+
+def _is_equal(part: Part, other: Part) -> bool:
+    if isinstance(part, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(part, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(part, other)
+    return part == other
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

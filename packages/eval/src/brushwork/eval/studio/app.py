@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -38,6 +40,8 @@ from brushwork.eval.studio.gallery import MOST, Galleries
 from brushwork.tokens.live import LiveSampler
 from brushwork.tokens.roles import Inspector, Planner
 from brushwork.tokens.trajectory import Trajectory
+
+log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).with_name("page")
 GRACE = 5.0
@@ -72,7 +76,7 @@ class Studio:
         desk: keeps the drawings.
         limits: what may be asked for.
         galleries: what there is to browse.
-        exports: a folder for samples that are exported.
+        exports: a folder for samples that are exported, if anything was changed in them.
         planner, inspector: whom the strategies of these names ask.
         examples: prompts that the page offers.
     """
@@ -212,12 +216,13 @@ def add_exports(app: FastAPI, studio: Studio) -> None:
         return attached(line(told), "trajectory.json", "application/json")
 
     @app.get("/api/drawings/{name}/export/sample.tar")
-    def sample(name: str, version: int | None = None) -> FileResponse:
+    def sample(name: str, version: int | None = None) -> Response:
         drawing = find(name)
-        one = edited_sample(drawing, drawing.version(version), told_by(studio.sampler))
-        with writing:
-            path = write_shard([one], studio.exports / f"{one.key}.tar")
-        return FileResponse(path, filename=path.name, media_type="application/x-tar")
+        drawn = drawing.version(version)
+        one = edited_sample(drawing, drawn, told_by(studio.sampler))
+        with writing, TemporaryDirectory() as aside:  # what nobody changed is no example to keep
+            path = write_shard([one], (studio.exports if drawn.edited else Path(aside)) / f"{one.key}.tar")
+            return attached(path.read_bytes(), path.name, "application/x-tar")
 
 
 def add_galleries(app: FastAPI, galleries: Galleries) -> None:
@@ -249,7 +254,8 @@ def answer_errors(app: FastAPI) -> None:
         return say(error.status, str(error))
 
     @app.exception_handler(ValueError)
-    async def unfit(_: Request, error: ValueError) -> JSONResponse:
+    async def unfit(request: Request, error: ValueError) -> JSONResponse:
+        log.debug("%s %s is answered with 400", request.method, request.url.path, exc_info=error)
         return say(400, str(error))
 
     @app.exception_handler(RequestValidationError)

@@ -11,12 +11,10 @@ from secrets import token_urlsafe
 from typing import Any
 
 from brushwork.eval.studio.feed import Done, Failed, Queued, Spent, Started, Told
-from brushwork.tokens.live import Event, Part, Placed, Session
+from brushwork.tokens.live import STOPPED, Event, Part, Placed, Session, assemble, num_equal
 from brushwork.tokens.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
-
-STOPPED = "stopped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +60,7 @@ class Version:
 
     Attributes:
         parts: of the trajectory.
-        trajectory: as the session returned it.
+        trajectory: as the session returned it, or what there was when it failed.
         edited: numbers of the parts that a person made.
     """
 
@@ -149,7 +147,7 @@ class Desk:
         self._limits = limits
         self._lock = threading.Condition()
         self._drawings: dict[str, Drawing] = {}
-        self._put_away: deque[str] = deque(maxlen=1000)
+        self._put_away: deque[tuple[str, str]] = deque(maxlen=1000)
         self._waiting: deque[Run] = deque()
         self._running: Run | None = None
         self._present: Counter[str] = Counter()
@@ -161,7 +159,7 @@ class Desk:
         with self._lock:
             self._open = False
             for drawing in [*self._drawings.values()]:
-                self.free(drawing)
+                self.free(drawing, "since the studio ends")
             self._lock.notify_all()
 
     # -- drawings ------------------------------------------------------------------------------------------------------
@@ -179,7 +177,7 @@ class Desk:
                 if not idle:
                     raise Refused(503, f"{len(busy)} drawings are under way, and no more can be kept; try again later")
                 owned = Counter(one.client for one in self._drawings.values())
-                self.free(max(idle, key=lambda one: (owned[one.client], -one.used)))
+                self.free(max(idle, key=lambda one: (owned[one.client], -one.used)), "to make room")
             self._drawings[drawing.id] = drawing
 
     def find(self, name: str) -> Drawing:
@@ -192,15 +190,15 @@ class Desk:
             if name in self._drawings:
                 self._drawings[name].used = time.monotonic()
                 return self._drawings[name]
-            if name in self._put_away:
-                raise Refused(410, "this drawing was put away to make room; draw its prompt again")
+            if (why := dict(self._put_away).get(name)) is not None:
+                raise Refused(410, f"this drawing was put away {why}; draw its prompt again")
             raise Refused(404, "there is no such drawing")
 
-    def free(self, drawing: Drawing) -> None:
-        """Puts a drawing away, stopped if it runs."""
+    def free(self, drawing: Drawing, why: str = "as it was asked for") -> None:
+        """Puts a drawing away, stopped if it runs; whoever asks for it again is told why."""
         with self._lock:
             if self._drawings.pop(drawing.id, None) is not None:
-                self._put_away.append(drawing.id)
+                self._put_away.append((drawing.id, why))
             self.stop_drawing(drawing)
             if self._running is None or self._running.drawing is not drawing:  # else when it has stopped
                 drawing.session = None
@@ -223,7 +221,7 @@ class Desk:
             if self._present[client] <= 0:
                 del self._present[client]
                 for drawing in [one for one in self._drawings.values() if one.client == client]:
-                    self.free(drawing)
+                    self.free(drawing, "when its page was closed")
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -240,8 +238,7 @@ class Desk:
             Refused: the client has one already, or the drawing was put away meanwhile.
         """
         with self._lock:
-            if run.drawing.id not in self._drawings:
-                raise Refused(410, "this drawing was put away; draw its prompt again")
+            self.find(run.drawing.id)
             if any(one.drawing.client == run.drawing.client and not one.stopped for one in self._runs()):
                 raise Refused(409, "a drawing of yours is under way; stop it, or wait until it is done")
             run.tell(Queued(ahead=len(self._runs())))
@@ -296,22 +293,22 @@ class Desk:
         assert session is not None, "requests for what was put away are not taken"
         drawing.begun += 1
         run.tell(Started(version=number))
+        before, version = list(session.parts), None
         try:
             trajectory = session.go_on(run.parts, seed=run.seed, listen=partial(run.listen, session))
-            parts = tuple(session.parts)
-            edited = tuple(part for part in run.edited if part < len(parts))  # it may have been stopped before them
-            version = Version(parts=parts, trajectory=trajectory, edited=edited)
+            version = _version(run, session, trajectory)
             end: Told = Done(
                 stopped=str(trajectory.meta.get("stopped", "end")),
                 finished=trajectory.finished,
                 cost=dict(session.cost),
             )
         except ValueError as error:
-            version, end = None, Failed(message=str(error))
+            end = Failed(message=str(error))
+            version = _left_over(run, session, before)
         except Exception as error:  # out of memory, for one: where its cache stands nobody knows
             log.exception("drawing %r failed", drawing.asked.get("prompt"))
-            version, end = None, Failed(message=f"the model failed ({type(error).__name__}); draw the prompt again")
-            self.free(drawing)
+            end = Failed(message=f"the model failed ({type(error).__name__}); draw the prompt again")
+            self.free(drawing, f"since the model failed ({type(error).__name__})")
         with self._lock:
             self._running = None
             if version is not None:
@@ -323,3 +320,19 @@ class Desk:
                 drawing.session = None
             self._tell_places()
         run.tell(end)
+
+
+def _version(run: Run, session: Session, trajectory: Trajectory) -> Version:
+    parts = tuple(session.parts)
+    edited = tuple(part for part in run.edited if part < len(parts))  # it may have ended before them
+    return Version(parts=parts, trajectory=trajectory, edited=edited)
+
+
+def _left_over(run: Run, session: Session, before: Sequence[Part]) -> Version | None:
+    """What is finished though somebody who was asked had no answer; None where that is nothing new."""
+    parts, asked = session.parts, run.drawing.asked
+    if not parts or num_equal(before, parts) == len(before) == len(parts):
+        return None
+    meta = {"seed": asked.get("seed"), "stopped": "failed", "cost": dict(session.cost)}
+    steps, prompt = assemble(parts), str(asked.get("prompt"))
+    return _version(run, session, Trajectory(key="000000", prompt=prompt, steps=steps, finished=False, meta=meta))

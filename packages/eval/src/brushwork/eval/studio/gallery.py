@@ -1,7 +1,9 @@
 """Finished runs and data sets, a page at a time: every folder of shards, read anew where it has grown."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ class Galleries:
 
     Args:
         folders: run folders and data sets by name, each split of a data set being a gallery of its own; or a folder
-            in which they are looked for; or nothing.
+            in which they are looked for, again at each listing; or nothing.
 
     Raises:
         FileNotFoundError: a folder without shards was named.
@@ -33,14 +35,11 @@ class Galleries:
     """
 
     def __init__(self, folders: Mapping[str, str | Path] | str | Path | None) -> None:
-        named = folders if isinstance(folders, Mapping) else {} if folders is None else find_galleries(Path(folders))
+        self._root = None if folders is None or isinstance(folders, Mapping) else Path(folders)
+        named = folders if isinstance(folders, Mapping) else {} if self._root is None else find_galleries(self._root)
         if wrong := [name for name in named if not name or "/" in name]:
             raise ValueError(f"a gallery is called {wrong[0]!r}; expected a name without /")
-        self._places = {
-            name + suffix: (place, split)
-            for name, folder in named.items()
-            for suffix, place, split in _splits(Path(folder))
-        }
+        self._places = _places(named)
         self._shelves: dict[str, tuple[_Stamp, ShardFolder]] = {}  # the last few that were looked at
         self._numbers: dict[str, tuple[_Stamp, int]] = {}
 
@@ -50,8 +49,13 @@ class Galleries:
         return [*self._places]
 
     def listing(self) -> list[dict[str, Any]]:
-        """Name, title and number of samples of each."""
-        return [{"name": name, "title": name.replace(".", " · "), "number": self._number(name)} for name in self.names]
+        """Name, title and number of samples of each that has any."""
+        if self._root is not None:
+            with suppress(FileNotFoundError):  # a folder is removed meanwhile
+                self._places = _places(find_galleries(self._root))
+        numbers = {name: self._number(name) for name in self.names}
+        return [{"name": name, "title": name.replace(".", " · "), "number": numbers[name]} for name in numbers
+                if numbers[name]]  # fmt: skip
 
     def page(self, name: str, page: int, size: int) -> dict[str, Any]:
         """The samples of one page, each with its last picture, small; those that cannot be read are left out.
@@ -125,7 +129,24 @@ def find_galleries(root: Path) -> dict[str, Path]:
     shards = (path for path in root.rglob("*.tar") if re.fullmatch(r".+-\d+", path.stem))
     folders = {one.parent if one.name == PREDICTIONS_FOLDER else one for one in {path.parent for path in shards}}
     newest = sorted(folders - {root}, key=lambda one: -one.stat().st_mtime)[:MOST]
-    return {".".join(one.relative_to(root).parts): one for one in sorted(newest)}
+    named: dict[str, Path] = {}
+    for one in sorted(newest):
+        named[_distinct(".".join(one.relative_to(root).parts), named)] = one
+    return named
+
+
+def _places(named: Mapping[str, str | Path]) -> dict[str, tuple[Path, str]]:
+    """Folder and start of the shards' names of each gallery."""
+    places: dict[str, tuple[Path, str]] = {}
+    for name, folder in named.items():
+        for suffix, place, split in _splits(Path(folder)):
+            places[_distinct(name + suffix, places)] = place, split
+    return places
+
+
+def _distinct(name: str, taken: Container[str]) -> str:
+    """The name, or one like it where it is taken: a.b/c and a/b.c are not the same."""
+    return next(one for one in chain([name], (f"{name}~{n}" for n in count(2))) if one not in taken)
 
 
 def _splits(folder: Path) -> Iterator[tuple[str, Path, str]]:

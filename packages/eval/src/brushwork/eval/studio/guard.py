@@ -4,6 +4,7 @@ import hmac
 import json
 from asyncio import timeout
 from collections.abc import Awaitable, Callable, MutableMapping
+from html import escape
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -13,7 +14,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-COOKIE = "brushwork-studio"
 BODY_SECONDS = 30
 """In which a request must have arrived."""
 HEADERS = {
@@ -39,7 +39,7 @@ class Guard:
 
     Without a token the `Host` must be this machine's own name, or a page from elsewhere whose name was made to lead
     here could ask. With one, whoever brings it may ask from anywhere: as `?token=` once, which becomes a cookie that
-    no other site's request carries, or as `Authorization: Bearer`.
+    no other site's request carries and from which the token cannot be told, or as `Authorization: Bearer`.
 
     Args:
         app: what is guarded.
@@ -49,11 +49,14 @@ class Guard:
 
     def __init__(self, app: Any, *, token: str | None, body_bytes: int) -> None:
         self._app, self._token, self._body_bytes = app, token, body_bytes
+        self._ticket = hmac.new((token or "").encode(), b"cookie", "sha256").hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers for the app, or has it answer."""
         if scope["type"] != "http":
-            raise RuntimeError(f"the studio speaks HTTP, not {scope['type']}")
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})
+            return
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,8 +68,10 @@ class Guard:
         if (refusal := self._refusal(scope, headers)) is not None:
             await _say(answer, *refusal)
         elif (asked := self._introduces(scope)) is not None:
-            cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
-            await _reply(answer, 303, [("location", asked), ("set-cookie", cookie)], b"")
+            cookie = f"{cookie_name(scope)}={self._ticket}; Path=/; HttpOnly; SameSite=Strict"
+            page = f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(asked)}"><title>Brushwork</title>'
+            # no redirect: along one that a link on another site began the browser would not send the cookie
+            await _reply(answer, 200, [("content-type", "text/html"), ("set-cookie", cookie)], page.encode())
         else:
             body = await self._body(receive)
             if isinstance(body, str):
@@ -87,7 +92,7 @@ class Guard:
             if kind != "application/json":
                 return 415, f"the request is {kind or 'of no kind'}; expected content-type: application/json"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _netloc(origin) != host:
             return 403, f"the request comes from a page of {origin}; only the studio's own may ask"
         if scope["path"].startswith("/api/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return 403, "the request comes from another site's page; only the studio's own may ask"
@@ -96,10 +101,11 @@ class Guard:
     def _is_known(self, scope: Scope, headers: dict[str, str]) -> bool:
         assert self._token is not None, "there is one to be compared with"
         cookies = [one.strip().partition("=") for one in headers.get("cookie", "").split(";")]
-        shown = [value for name, _, value in cookies if name == COOKIE]
-        shown += [headers.get("authorization", "").removeprefix("Bearer ")]
-        shown += _query(scope).get("token", []) if scope["path"] == "/" else []
-        return any(hmac.compare_digest(one.encode(), self._token.encode()) for one in shown)
+        shown = [(value, self._ticket) for name, _, value in cookies if name == cookie_name(scope)]
+        said = [headers.get("authorization", "").removeprefix("Bearer ")]
+        said += _query(scope).get("token", []) if scope["path"] == "/" else []
+        shown += [(one, self._token) for one in said]
+        return any(hmac.compare_digest(one.encode(), known.encode()) for one, known in shown)
 
     def _introduces(self, scope: Scope) -> str | None:
         """Where a visitor goes who has just shown the token in the address, out of which it is taken."""
@@ -125,6 +131,19 @@ class Guard:
                         return bytes(body)
         except TimeoutError:
             return f"the request did not arrive within {BODY_SECONDS} s"
+
+
+def cookie_name(scope: Scope) -> str:
+    """A browser sends the cookies of one port to all of a host: each studio has its own."""
+    return f"brushwork-studio-{(scope.get('server') or ('', ''))[1]}"
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an `Origin`; None where it is none."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def _name(host: str) -> str:

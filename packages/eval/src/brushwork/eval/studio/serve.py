@@ -44,7 +44,7 @@ def studio(
 
     Args:
         sampler: draws, and can be watched.
-        out: the run folder; samples that are exported are kept in its folder `edited`.
+        out: the run folder; samples in which something was changed are kept in its folder `edited` when exported.
         planner, inspector: who stands in for the model, where the page asks for it.
         galleries: run folders and data sets to browse, by name, or a folder in which they are looked for.
         examples: prompts that the page offers.
@@ -68,8 +68,7 @@ def studio(
             examples=examples, token=token,
         )  # fmt: skip
         server = make_server(app)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
-        Console().print(Text(address + (f"?token={token}" if token else "")), soft_wrap=True)
+        Console().print(Text(address_of(host, listening) + (f"?token={token}" if token else "")), soft_wrap=True)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
     finally:
@@ -81,9 +80,11 @@ def make_server(app: Guard) -> "uvicorn.Server":
     """The server, which writes no addresses into the log, since one holds the token, and which a page cannot detain."""
     with needing_extra():
         import uvicorn
+
+        from brushwork.eval.studio.connection import Connection
     config = uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, lifespan="off", server_header=False,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1,
+        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, http=Connection, ws="none",
     )  # fmt: skip
     return uvicorn.Server(config)
 
@@ -134,6 +135,13 @@ def checked_token(host: str, token: str | None) -> str | None:
     if token is not None and not _TOKEN.fullmatch(token):
         raise ValueError("the token can be guessed: expected 16 or more letters, digits, - and _; or token=auto")
     return token
+
+
+def address_of(host: str, listening: socket.socket) -> str:
+    """Where a browser finds the page; by this machine's name where the host stands for all of its addresses."""
+    place, port = listening.getsockname()[:2]
+    name = socket.gethostname() if place in ("0.0.0.0", "::") else host
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,8 +1,12 @@
 /** The server's side of the studio: questions with an answer, streams of events, downloads, and being there. */
 
-const CLIENT = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) =>
-  byte.toString(16).padStart(2, "0"),
-).join("");
+const anyName = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+// Kept with the tab, so that a page that is loaded again is the same client. A tab that is duplicated takes the name
+// along: the two are one client then, and draw one after the other.
+const CLIENT = sessionStorage.getItem("client") ?? anyName();
+sessionStorage.setItem("client", CLIENT);
 
 const LOST = "The studio does not answer. Is the server still running?";
 

@@ -6,34 +6,49 @@ import { frameTitle, rounds, same, shownParts } from "./versions.js";
 
 const SIDES = ["Left", "Right"];
 
-/**
- * @param {object[]} versions all that can be chosen
- * @param {[object, object]} pair that are shown
- * @param {(side: number, version: object) => void} choose
- */
-export function compareView(versions, pair, choose) {
-  const frames = pair.map((version) => rounds(shownParts(version)));
-  const rows = Array.from({ length: Math.max(...frames.map((list) => list.length)) }, (_, number) =>
-    make("li", {}, ...SIDES.map((_, side) => cell(pair, frames, number, side))),
-  );
-  const heads = SIDES.map((name, side) => head(name, versions, pair[side], (version) => choose(side, version)));
-  return make(
-    "div",
-    { class: "compare" },
-    make("div", { class: "compare-heads" }, ...heads),
-    make("ol", { "aria-label": "Rounds of both versions" }, ...rows),
-  );
-}
+/** The view, which can be kept up to date: what is chosen from stays in place, the rounds are made anew. */
+export class Comparison {
+  /**
+   * @param {HTMLElement} root what it fills
+   * @param {object[]} versions all that can be chosen
+   * @param {[object, object]} pair that are shown first
+   */
+  constructor(root, versions, pair) {
+    this.pair = pair;
+    this.heads = SIDES.map((name, side) => this.head(`${name} version`, versions, side));
+    this.rows = make("ol", { "aria-label": "Rounds of both versions" });
+    const heads = make("div", { class: "compare-heads" }, ...this.heads.map((head) => head.root));
+    root.replaceChildren(make("div", { class: "compare" }, heads, this.rows));
+  }
 
-function head(name, versions, shown, onChange) {
-  const options = versions.map((one) =>
-    make("option", { value: one.name, selected: one === shown }, `${one.name} · ${one.why}`),
-  );
-  const select = make("select", { "aria-label": `${name} version` }, ...options);
-  select.addEventListener("change", () => onChange(versions.find((one) => one.name === select.value)));
-  const { images, denoise_steps: steps, text_tokens: tokens, seconds } = shown.cost;
-  const cost = `${images} pictures, ${steps} steps, ${tokens} tokens written, ${seconds.toFixed(2)} s`;
-  return make("div", {}, select, make("p", { class: "hint prompt" }, shown.prompt), make("p", { class: "hint" }, cost));
+  head(label, versions, side) {
+    const options = versions.map((one) =>
+      make("option", { value: one.name, selected: one === this.pair[side] }, `${one.name} · ${one.why}`),
+    );
+    const select = make("select", { "aria-label": label }, ...options);
+    select.addEventListener("change", () => {
+      this.pair[side] = versions.find((one) => one.name === select.value);
+      this.show();
+    });
+    const prompt = make("p", { class: "hint prompt" });
+    const cost = make("p", { class: "hint" });
+    return { root: make("div", {}, select, prompt, cost), prompt, cost };
+  }
+
+  /** Shows both as they are now. */
+  show() {
+    const { pair } = this;
+    this.heads.forEach((head, side) => {
+      const { images, denoise_steps: steps, text_tokens: tokens, seconds } = pair[side].cost;
+      head.prompt.textContent = pair[side].prompt;
+      head.cost.textContent = `${images} pictures, ${steps} steps, ${tokens} tokens written, ${seconds.toFixed(2)} s`;
+    });
+    const frames = pair.map((version) => rounds(shownParts(version)));
+    const rows = Array.from({ length: Math.max(...frames.map((list) => list.length)) }, (_, number) =>
+      make("li", {}, ...SIDES.map((_, side) => cell(pair, frames, number, side))),
+    );
+    this.rows.replaceChildren(...rows);
+  }
 }
 
 function cell(pair, frames, number, side) {

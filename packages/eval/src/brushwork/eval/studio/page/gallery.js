@@ -17,26 +17,32 @@ export class Gallery {
     this.onDraw = onDraw;
     this.onError = onError;
     this.name = null;
+    this.number = null; // of trajectories; null until it is known
     this.page = 0;
+    this.wanted = null; // what was asked for last
   }
 
   /** Called whenever the room is entered. */
   async enter() {
-    if (this.name === null) await this.attempt(() => this.list());
+    if (this.name === null) await this.attempt("", (galleries) => this.list(galleries));
+    else if (this.number === null) await this.turn(this.page); // it could not be had before
   }
 
-  async attempt(job) {
+  /** Asks for something, and shows it unless something else is wanted by then. */
+  async attempt(path, show) {
+    const wanted = (this.wanted = Symbol(path));
     this.root.setAttribute("aria-busy", "true");
     try {
-      await job();
+      const answer = await get(`/api/gallery${path}`);
+      if (this.wanted === wanted) show(answer);
     } catch (error) {
-      this.onError(error);
+      if (this.wanted === wanted) this.onError(error);
     }
-    this.root.removeAttribute("aria-busy");
+    if (this.wanted === wanted) this.root.removeAttribute("aria-busy");
   }
 
-  async list() {
-    this.galleries = await get("/api/gallery");
+  list(galleries) {
+    this.galleries = galleries;
     if (!this.galleries.length) {
       this.root.replaceChildren(
         make(
@@ -47,30 +53,38 @@ export class Gallery {
       );
       return;
     }
-    this.name = this.galleries[0].name;
-    await this.show(0);
+    this.choose(this.galleries[0].name);
   }
 
-  async show(page) {
-    const data = await get(`/api/gallery/${encodeURIComponent(this.name)}?page=${page}&size=${SIZE}`);
-    this.page = page;
+  /** Goes to another gallery; what can be chosen is there even where this one cannot be had. */
+  choose(name) {
+    Object.assign(this, { name, number: null, page: 0 });
+    this.root.replaceChildren(this.bar());
+    return this.turn(0);
+  }
+
+  turn(page) {
+    const path = `/${encodeURIComponent(this.name)}?page=${page}&size=${SIZE}`;
+    return this.attempt(path, (data) => this.show(page, data));
+  }
+
+  show(page, data) {
+    Object.assign(this, { page, number: data.number });
     const items = data.items.map((item) => this.thumbnail(item));
     this.root.replaceChildren(
-      this.bar(data.number),
+      this.bar(),
       make("ul", { class: "thumbnails", "aria-label": "Trajectories" }, ...items),
     );
     if (!items.length) this.root.append(make("p", { class: "empty" }, "Nothing is in this gallery yet."));
   }
 
-  bar(number) {
+  bar() {
     const options = this.galleries.map((one) =>
       make("option", { value: one.name, selected: one.name === this.name }, one.title),
     );
     const select = make("select", { "aria-label": "Gallery" }, ...options);
-    select.addEventListener("change", () => {
-      this.name = select.value;
-      this.attempt(() => this.show(0));
-    });
+    select.addEventListener("change", () => this.choose(select.value));
+    const number = this.number ?? 0;
     const pages = Math.max(1, Math.ceil(number / SIZE));
     const turn = (by, words) =>
       make(
@@ -78,7 +92,7 @@ export class Gallery {
         {
           type: "button",
           disabled: this.page + by < 0 || this.page + by >= pages,
-          click: () => this.attempt(() => this.show(this.page + by)),
+          click: () => this.turn(this.page + by),
         },
         words,
       );
@@ -87,7 +101,7 @@ export class Gallery {
       "div",
       { class: "bar" },
       select,
-      make("p", { class: "hint", role: "status" }, where),
+      make("p", { class: "hint", role: "status" }, this.number === null ? "" : where),
       make("div", { class: "row" }, turn(-1, "Previous"), turn(1, "Next")),
     );
   }
@@ -99,7 +113,7 @@ export class Gallery {
       {},
       make(
         "button",
-        { type: "button", class: "thumbnail", click: () => this.attempt(() => this.open(item.index)) },
+        { type: "button", class: "thumbnail", click: () => this.fetch(item.index) },
         item.thumbnail
           ? make("img", { src: item.thumbnail, alt: "", loading: "lazy" })
           : make("span", { class: "no-picture" }),
@@ -114,14 +128,17 @@ export class Gallery {
     );
   }
 
-  async open(index) {
-    const item = await get(`/api/gallery/${encodeURIComponent(this.name)}/${index}`);
+  fetch(index) {
+    return this.attempt(`/${encodeURIComponent(this.name)}/${index}`, (item) => this.open(item));
+  }
+
+  open(item) {
     const version = newVersion({ drawing: "", prompt: item.prompt, why: item.key, kept: item.parts });
     version.finished = item.meta?.finished !== false;
     const list = make("ol", { class: "timeline", "aria-label": "Rounds" });
     const back = make(
       "button",
-      { type: "button", click: () => this.attempt(() => this.show(this.page)) },
+      { type: "button", click: () => this.turn(this.page) },
       "Back to the list",
     );
     this.root.replaceChildren(

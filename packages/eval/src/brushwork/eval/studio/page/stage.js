@@ -1,6 +1,6 @@
 /** The drawing in the middle: a tab for each version, its state and cost, its rounds, or two versions side by side. */
 
-import { compareView } from "./compare.js";
+import { Comparison } from "./compare.js";
 import { find, make } from "./dom.js";
 import { Timeline } from "./timeline.js";
 import { apply, newVersion, running } from "./versions.js";
@@ -21,7 +21,7 @@ export class Stage {
     this.actions = actions;
     this.versions = [];
     this.shown = null;
-    this.compared = null; // names of two versions
+    this.compared = null; // a Comparison, while two versions are shown
     this.replaying = null;
     this.timeline = new Timeline(find("timeline"), actions);
     this.pending = false;
@@ -40,12 +40,12 @@ export class Stage {
 
   remove(version) {
     this.versions = this.versions.filter((one) => one !== version);
-    this.compared = null;
     this.select(this.versions.at(-1) ?? null);
   }
 
   select(version) {
     this.endReplay();
+    this.compared = null;
     this.shown = version;
     this.draw();
   }
@@ -69,14 +69,18 @@ export class Stage {
     find("title").textContent = version.prompt;
     find("state").textContent = `${version.name} · ${version.why} · ${stateOf(version)}`;
     const over = version.state !== "running" && version.state !== "queued";
+    const isKept = over && version.number !== null && version.parts.length > 0;
     find("compare").disabled = this.versions.length < 2;
     find("compare").setAttribute("aria-pressed", String(this.compared !== null));
     find("replay").disabled = !over || !version.events.length || this.compared !== null;
     find("replay").textContent = this.replaying ? "End the replay" : "Replay slowly";
-    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !over || !version.parts.length;
+    for (const button of document.querySelectorAll("[data-export]")) button.disabled = !isKept;
     find("timeline").hidden = this.compared !== null;
     find("comparison").hidden = this.compared === null;
-    if (this.compared) return this.drawComparison();
+    if (this.compared) {
+      find("meter").replaceChildren();
+      return this.compared.show();
+    }
     this.drawMeter(this.replaying ?? version);
     this.timeline.actions = this.replaying ? null : this.actions;
     this.timeline.show(this.replaying ?? version, this.replaying ? null : this.ending(version));
@@ -85,17 +89,19 @@ export class Stage {
   drawTabs() {
     const tabs = find("versions");
     tabs.hidden = this.versions.length < 2;
+    const shown = [...tabs.children].map((tab) => tab.dataset.version);
+    if (String(shown) !== String(this.versions.map((version) => version.name))) this.renewTabs(tabs);
+    for (const tab of tabs.children) tab.setAttribute("aria-pressed", String(tab.dataset.version === this.shown?.name));
+  }
+
+  /** Makes the tabs: only when there are others, since a button that is replaced while it is pressed is not clicked. */
+  renewTabs(tabs) {
     const had = document.activeElement?.dataset?.version;
     tabs.replaceChildren(
       ...this.versions.map((version) =>
         make(
           "button",
-          {
-            type: "button",
-            "aria-pressed": String(version === this.shown),
-            "data-version": version.name,
-            click: () => this.select(version),
-          },
+          { type: "button", "data-version": version.name, click: () => this.select(version) },
           make("b", {}, version.name),
           make("span", {}, version.why),
         ),
@@ -131,22 +137,13 @@ export class Stage {
   toggleComparison() {
     this.endReplay();
     const others = this.versions.filter((one) => one !== this.shown);
-    this.compared = this.compared ? null : [others.at(-1), this.shown].sort((a, b) => this.order(a) - this.order(b));
+    const pair = [others.at(-1), this.shown].sort((a, b) => this.order(a) - this.order(b));
+    this.compared = this.compared ? null : new Comparison(find("comparison"), this.versions, pair);
     this.draw();
   }
 
   order(version) {
     return this.versions.indexOf(version);
-  }
-
-  drawComparison() {
-    find("meter").replaceChildren();
-    const choose = (side, version) => {
-      this.compared[side] = version;
-      this.draw();
-      find("comparison").querySelectorAll("select")[side].focus();
-    };
-    find("comparison").replaceChildren(compareView(this.versions, this.compared, choose));
   }
 
   async replay(version) {

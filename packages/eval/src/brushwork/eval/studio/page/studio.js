@@ -20,7 +20,8 @@ let named = 0;
 
 /** Lets a drawing go on into a version; true where the model has begun, false where it was refused (and said so). */
 async function run(version, body, { isNew = true } = {}) {
-  await stop();
+  while (current) await stop(); // and nothing is awaited until there is a new one, or two would run
+  version.asked = body;
   const abort = new AbortController();
   const { promise: begun, resolve: begin } = Promise.withResolvers();
   const ended = follow(version, body, abort.signal, () => {
@@ -33,7 +34,6 @@ async function run(version, body, { isNew = true } = {}) {
   current = { version, abort, ended };
   setBusy(true);
   ended.then(() => {
-    if (current?.version !== version) return;
     current = null;
     setBusy(false);
   });
@@ -74,8 +74,8 @@ async function draw({ prompt, seed, settings }) {
     const { id } = await post("/api/drawings", { prompt, seed, settings });
     const how = settings.strategy === "process" ? "" : `${settings.strategy.replaceAll("_", " ")}, `;
     const version = newVersion({ drawing: id, prompt, why: `${how}seed ${seed}` });
-    stage.compared = null;
-    await run(version, { keep: null, edit: null, seed: null });
+    const begun = await run(version, { keep: null, edit: null, seed: null });
+    if (!begun) await remove(`/api/drawings/${id}`).catch(() => {}); // why it was refused has been said
   });
 }
 
@@ -89,7 +89,8 @@ function leave(version, part, why, edited) {
   });
 }
 
-const from = (version) => (version.number === null ? {} : { of: version.number });
+/** The server's number for a version; one that never began has the parts of the version that it leaves. */
+const from = (version) => ({ of: version.number ?? version.asked.of });
 
 async function edit(version, part, slot) {
   const label = partName(version.parts, part);
@@ -128,17 +129,16 @@ async function carryOn(version) {
   const since = spent.get(version.drawing) ?? version.total; // what other versions have cost meanwhile is theirs
   for (const term of Object.keys(version.spent))
     version.spent = { ...version.spent, [term]: version.spent[term] + since[term] - version.total[term] };
-  await run(version, { ...from(version), keep: version.parts.length, edit: null, seed: null }, { isNew: false });
+  const further = { ...from(version), keep: version.parts.length, edit: null, seed: null };
+  await run(version, version.number === null ? version.asked : further, { isNew: false });
 }
 
 async function exportAs(version, file) {
-  const query = version.number === null ? "" : `?version=${version.number}`;
   const words = version.prompt.toLowerCase().match(/[a-z0-9]+/g) ?? ["drawing"];
   const name = words.join("-").slice(0, 40);
   const ending = file.split(".").at(-1);
-  await attempt(() =>
-    download(`/api/drawings/${version.drawing}/export/${file}${query}`, `${name}-${version.name}.${ending}`),
-  );
+  const path = `/api/drawings/${version.drawing}/export/${file}?version=${version.number}`;
+  await attempt(() => download(path, `${name}-${version.name}.${ending}`));
 }
 
 async function putAway(version) {
@@ -202,7 +202,8 @@ async function open() {
       if (find("presence").textContent !== words) find("presence").textContent = words; // or it would be read out again
       find("presence").classList.toggle("lost", lost);
     };
-    const onQueue = (waiting) => {
+    const onQueue = (queue) => {
+      const waiting = Math.max(0, queue - (current ? 1 : 0)); // one's own is no news
       say(waiting ? `${name} · ${waiting} in the queue` : name, false);
     };
     const onLost = (error) => {

@@ -17,7 +17,8 @@ const NO_COST = { text_tokens: 0, prefilled_tokens: 0, denoise_steps: 0, model_f
  */
 export function newVersion({ drawing, prompt, why, kept = [], edited = null, spent = NO_COST, marks = [] }) {
   return {
-    drawing, prompt, why, spent, name: "", number: null, state: "queued", ahead: 0, message: "", finished: false,
+    drawing, prompt, why, spent, name: "", number: null, asked: null, state: "queued", ahead: 0, message: "",
+    finished: false,
     parts: [...kept], shared: kept.length, marks: new Set(edited === null ? marks : [...marks, edited]),
     growing: null, growth: [], since: 0, cost: { ...NO_COST }, total: { ...NO_COST, ...spent }, events: [],
   };
