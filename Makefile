@@ -31,7 +31,7 @@ slow-test: $(INSTALLED) browser
 # A Chromium for the studio's test; where there is none Debian's is installed, by root. Without any, that test is skipped.
 browser:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || { root=$$(test "$$(id -u)" = 0 || echo sudo); \
-	  $$root apt-get update --quiet && $$root apt-get install --quiet --yes --no-install-recommends chromium; } || \
+	  $$root apt-get update --quiet && $$root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends chromium; } || \
 	  echo "no Chromium could be installed: the studio's browser test will be skipped"
 
 # Without types checked at each call: that breaks the graphs which FlexAttention compiles.
