@@ -358,3 +358,14 @@ def test_a_picture_survives_an_inspector_that_breaks(model, vocabulary):
     (kept,) = [part for part in session.parts if isinstance(part, np.ndarray)]
     drawn = session.go_on()
     assert np.array_equal(next(drawn.drafts).image, kept)
+
+
+def test_what_was_read_cannot_be_painted_over(generator):
+    session, mine = generator.open(PROMPT, 0), picture(5)
+    session.go_on([PLAN, mine])
+    mine[:] = 0  # the caller's own; what was read stays
+    assert np.array_equal(session.parts[1], picture(5))
+    with pytest.raises(ValueError, match="read-only"):
+        session.parts[1][:] = 0
+    session.go_on([PLAN, mine])
+    assert np.array_equal(session.parts[1], mine)

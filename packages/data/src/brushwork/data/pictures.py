@@ -8,9 +8,11 @@ back. All other PNGs, and any that are damaged, go through Pillow.
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from brushwork.tokens.trajectory import Image
 
@@ -54,6 +56,18 @@ def decode(data: bytes) -> Image:
         return small
     image = PIL.Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def check_size(size: Sequence[int] | None) -> None:
+    """Raises ValueError unless it is a height and a width in pixels, or None for each picture's own."""
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size={list(size)}: expected a height and a width in pixels")
+
+
+def fitted(picture: PIL.Image.Image, size: Sequence[int]) -> Image:
+    """The middle of an RGB picture, scaled to a height and a width in pixels."""
+    height, width = size
+    return np.asarray(PIL.ImageOps.fit(picture, (width, height), PIL.Image.Resampling.LANCZOS))
 
 
 HEADER_BYTES = 30

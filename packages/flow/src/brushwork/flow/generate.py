@@ -369,16 +369,7 @@ class TrajectoryGenerator:
 
     def trajectory(self, row: Row, seconds: float) -> Trajectory:
         """What a row has become, and what that has cost."""
-        cost = {
-            "denoise_steps": row.denoise_steps,
-            "model_forwards": row.branches.forwards,
-            "text_tokens": row.text_tokens,
-            "prefilled_tokens": row.branches.prefilled,
-            "images": row.images_drawn,
-            "external_calls": row.external_calls,
-            "seconds": seconds,
-        }
-        meta: dict[str, Any] = {"seed": row.seed, "stopped": row.stopped, "cost": cost}
+        meta: dict[str, Any] = {"seed": row.seed, "stopped": row.stopped, "cost": row.cost(seconds)}
         if row.unanswered:
             meta["unanswered"] = True  # what is to be told apart from an answer that is poor
         if row.thought is not None:

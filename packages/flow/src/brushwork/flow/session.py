@@ -78,7 +78,7 @@ class DrawingSession:
     def cost(self) -> Mapping[str, int | float]:
         """What all of it has cost, what was thrown away included."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
-        return self._generator.trajectory(self._row, self._seconds + running).meta["cost"]
+        return self._row.cost(self._seconds + running)
 
     @property
     def steps(self) -> Sequence[int]:
@@ -167,7 +167,7 @@ class DrawingSession:
         self._told = list(parts[:kept])
         for number in range(kept, len(parts)):
             self._take_in(parts[number], ids[number])
-            self._row.events[number:] = had[number : number + 1] or [parts[number]]  # the model's own words stay ids
+            self._row.events[number:] = had[number : number + 1] or self._row.events[number:]  # its own words stay ids
             if number + 1 in known:  # read again, since its place was forgotten: random numbers go on as they did
                 self._row.generator.set_state(known[number + 1])
                 self._renew_random()
@@ -214,7 +214,7 @@ class DrawingSession:
             self._read(self._generator.writer.place_text(row, part, ids))
             return
         row.state, row.drawing = State.SEEN, None  # a picture from elsewhere is never drawn again in full
-        self._generator.writer.place_image(row, part.copy())  # whoever paints on must not change what was read
+        self._generator.writer.place_image(row, part.copy())
         is_only = sampling.single_pass and self._generator.writer.inspector is None
         if row.images < sampling.max_images and not is_only:
             self._watch(self._engine.read_images([part])[0])
@@ -273,6 +273,8 @@ class DrawingSession:
     def _tell_placed(self, parts: Sequence[Part]) -> None:
         """Tells of parts that are new; of the last picture once more where it was drawn again in full."""
         for number, part in list(enumerate(parts))[num_equal(self._told, parts) :]:
+            if isinstance(part, np.ndarray):
+                part.setflags(write=False)  # it was read: who paints on takes a copy, which is another picture
             self._listen(Placed(part=number, value=part))
         self._told = list(parts)
 

@@ -89,6 +89,18 @@ class Row:
         self.unanswered = answer.transient
         return self.end(f"{role}: {answer.reason}")
 
+    def cost(self, seconds: float) -> dict[str, int | float]:
+        """What it has taken so far, in the terms of `Trajectory.meta["cost"]`."""
+        return {
+            "denoise_steps": self.denoise_steps,
+            "model_forwards": self.branches.forwards,
+            "text_tokens": self.text_tokens,
+            "prefilled_tokens": self.branches.prefilled,
+            "images": self.images_drawn,
+            "external_calls": self.external_calls,
+            "seconds": seconds,
+        }
+
     def steps(self, vocabulary: Vocabulary) -> tuple[Step, ...]:
         """The rounds so far."""
         return assemble([parse_text(one, vocabulary) if isinstance(one, list) else one for one in self.events])

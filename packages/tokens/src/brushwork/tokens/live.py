@@ -86,7 +86,7 @@ class Placed:
 
     Attributes:
         part: its number in the trajectory, from 0.
-        value: the part.
+        value: the part; a picture cannot be written to.
     """
 
     part: int

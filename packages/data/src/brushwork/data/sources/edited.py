@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from brushwork.data.index import Entry, scan
+from brushwork.data.pictures import check_size, fitted
 from brushwork.data.shards import decode, read_members
 from brushwork.data.sources.division import check_fractions, divide, identity_of, label, split_of
 from brushwork.data.tasks import Reject, Task
@@ -43,8 +43,7 @@ class EditedSource:
 
     def __post_init__(self) -> None:
         check_fractions(self.held_out, self.held_out_val)
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size={list(self.size)}: expected a height and a width in pixels")
+        check_size(self.size)
 
     @property
     def identity(self) -> str:
@@ -169,7 +168,4 @@ def _resized(trajectory: Trajectory, size: Sequence[int]) -> Trajectory:
 
 
 def _fitted(image: Image, size: Sequence[int]) -> Image:
-    height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(PIL.ImageOps.fit(PIL.Image.fromarray(image), (width, height), PIL.Image.Resampling.LANCZOS))
+    return image if image.shape[:2] == tuple(size) else fitted(PIL.Image.fromarray(image), size)

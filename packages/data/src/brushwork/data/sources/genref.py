@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
+from brushwork.data.pictures import check_size, fitted
 from brushwork.data.sources.division import check_fractions, divide, identity_of, label
 from brushwork.data.tasks import Pair, Reject, Task
 from brushwork.tokens.trajectory import Image
@@ -49,8 +49,7 @@ class GenRefSource:
 
     def __post_init__(self) -> None:
         check_fractions(self.held_out, self.held_out_val)
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"size={list(self.size)}: expected a height and a width in pixels")
+        check_size(self.size)
 
     @property
     def identity(self) -> str:
@@ -171,7 +170,4 @@ def _picture(sample: _Sample, field: str, size: Sequence[int] | None) -> Image:
         image = PIL.Image.open(io.BytesIO(sample.members[field]), formats=("JPEG", "PNG", "WEBP")).convert("RGB")
     except Exception as error:  # whatever a damaged picture makes Pillow raise
         raise ValueError(f"undecodable image: {field} ({type(error).__name__}: {error})") from error
-    if size is not None:
-        height, width = size
-        image = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return np.asarray(image) if size is None else fitted(image, size)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import PIL.Image
 import PIL.ImageOps
 from pydantic import BaseModel, ConfigDict, Field
@@ -175,11 +174,10 @@ def picture(url: str, size: tuple[int, int], limits: Limits) -> Image:
 
 
 def _fitted(opened: PIL.Image.Image, size: tuple[int, int]) -> Image:
-    height, width = size
     upright = PIL.ImageOps.exif_transpose(opened).convert("RGBA")
     white = PIL.Image.new("RGBA", upright.size, "white")
     white.alpha_composite(upright)
-    return np.asarray(PIL.ImageOps.fit(white.convert("RGB"), (width, height), PIL.Image.Resampling.LANCZOS))
+    return pictures.fitted(white.convert("RGB"), size)
 
 
 # Answers
