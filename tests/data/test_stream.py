@@ -282,6 +282,7 @@ def test_folders_with_the_same_keys_are_told_apart(damaged):
         list(itertools.islice(both, 3))
 
 
+@pytest.mark.slow
 def test_a_process_whose_loader_fails_ends(folder, tmp_path):
     """Workers outlive a batch system's signals, but not their process."""
     script = tmp_path / "run.py"

@@ -34,6 +34,7 @@ def test_single_pass_is_prompt_and_answer(stored):
     assert draft.image is stored.final_image
 
 
+@pytest.mark.slow
 def test_a_text_plan_with_detours_ends_in_what_is_drawn():
     """Read alone, its last description is the picture's: what was led astray has been taken back in words."""
     tasks = [shapes_task(ShapesWorld(), "two_objects", np.random.default_rng(n), "train") for n in range(16)]

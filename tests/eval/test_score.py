@@ -204,6 +204,7 @@ def test_another_question_starts_afresh_and_failures_are_asked_again(tmp_path, r
         assert not other.rows
 
 
+@pytest.mark.slow
 def test_predictions_of_another_benchmark_are_refused_at_once(tmp_path, recorded, world):
     with pytest.raises(ValueError, match="none of which shapes knows"):
         score(recorded(1.0, 0.5, 0.2), Clauses(), tmp_path, benchmark=ShapesBenchmark(world=world))

@@ -47,6 +47,7 @@ def arguments(source, data, out, *, steps=4, precision="32-true", **module):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_published_to_published(tiny_bagel, tiny_data, tmp_path):
     given = arguments(tiny_bagel, tiny_data, tmp_path / "run", steps=14)
     folder = fit(**given)

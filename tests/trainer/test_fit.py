@@ -24,6 +24,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return from_pretrained(folder).model.state_dict()
 
 
+@pytest.mark.slow
 def test_training_mixes_folders_and_refuses_to_resume_with_others(tiny_run, tiny_data, tmp_path):
     mixed = tiny_run(tmp_path, more=(str(tiny_data),), enable_checkpointing=True)
     saved = Checkpoints(str(tmp_path / "checkpoints"), every_steps=2)
