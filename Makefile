@@ -6,8 +6,8 @@ INSTALLED := .venv/.installed
 LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
 comma := ,
 
-.PHONY: base browser demo two-stage study-augmentation study-critique study-supervision study-baselines test slow-test gpu-test check \
-  notebooks bench clean
+.PHONY: base browser demo two-stage study-augmentation study-critique study-supervision study-baselines study-scratch test slow-test \
+  gpu-test check notebooks bench clean
 .DELETE_ON_ERROR:
 
 # --- the environment: made once, and again when a pinned version or a package's dependencies change ---------------
@@ -136,7 +136,8 @@ STUDY_DATA := $(STUDIES)/data
 STUDY_SAMPLES ?= 8000
 rows = $(subst $(comma), ,$(shell sed -n 's/^ *ablation: //p' configs/study/$(1).yaml))
 STRATEGY_ROWS_baselines := best_of_n oracle_planner oracle_inspector
-judged = $(foreach row,$(call rows,$(1)) $(STRATEGY_ROWS_$(1)),$(SEEDS:%=$(STUDIES)/$(row)/seed-%/verdicts.jsonl))
+FIRST_STAGE ?= $(STUDIES)/multi_turn_only/seed-0/model
+judged = $(foreach row,$(or $(ROWS),$(call rows,$(1)) $(STRATEGY_ROWS_$(1))),$(SEEDS:%=$(STUDIES)/$(row)/seed-%/verdicts.jsonl))
 STUDY_FIT = BRUSHWORK_DATA=$(STUDY_DATA) $(LIGHTNING) fit $(FROM) trainer.max_steps=$(STUDY_STEPS)
 STUDY_DRAW := benchmark.prompts_per_kind=$(shell expr $(STUDY_PROMPTS) / 10)
 SUBSETS := multi_turn multi_turn_plain alignment conflict_scene_graph conflict refinement
@@ -144,6 +145,12 @@ SUBSETS := multi_turn multi_turn_plain alignment conflict_scene_graph conflict r
 study-augmentation study-critique study-supervision study-baselines: study-%: $(INSTALLED)
 	@$(MAKE) --no-print-directory --jobs=2 $(call judged,$*)
 	$(LIGHTNING) report study=$* runs=$(STUDIES) results=$(RESULTS) out=$(STUDIES)/report-$*
+
+# The same without a base: what the base is worth, on the same data. Rows that it does not train are told as not run.
+SCRATCH_ROWS ?= single_pass plain_text_plan plain_multi_turn_only multi_turn_only all_subsets best_of_n
+study-scratch: $(INSTALLED) $(SUBSETS:%=$(STUDY_DATA)/%/manifest.json)
+	@$(MAKE) --no-print-directory study-baselines FROM= ROWS="$(SCRATCH_ROWS)" STUDY_DATA=$(STUDY_DATA) FIRST_STAGE=$(FIRST_STAGE) \
+	  STUDIES=$(STUDIES)/scratch RESULTS=$(RESULTS)/scratch
 
 $(STUDY_DATA)/multi_turn/manifest.json:
 	$(LIGHTNING) build subset=multi_turn 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) executor.num_processes=1
@@ -158,9 +165,9 @@ $(STUDY_DATA)/conflict_scene_graph/manifest.json:
 	  out=$(@D) executor.num_processes=1
 $(STUDY_DATA)/refinement/manifest.json:
 	$(LIGHTNING) build subset=refinement 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) executor.num_processes=1
-$(STUDY_DATA)/conflict/manifest.json: $(STUDIES)/multi_turn_only/seed-0/model/ema.safetensors
+$(STUDY_DATA)/conflict/manifest.json: $(FIRST_STAGE)/ema.safetensors
 	$(LIGHTNING) build subset=conflict positives=0.45425 'num_samples={train: $(shell expr $(STUDY_SAMPLES) / 2), val: 0}' \
-	  samples_per_shard=250 subset.sampler.folder=$(STUDIES)/multi_turn_only/seed-0/model out=$(@D)
+	  samples_per_shard=250 subset.sampler.folder=$(FIRST_STAGE) out=$(@D)
 
 $(SEEDS:%=$(STUDIES)/multi_turn_only/seed-%/model/ema.safetensors): $(STUDY_DATA)/multi_turn/manifest.json
 	$(STUDY_FIT) ablation=multi_turn_only seed=$(patsubst seed-%,%,$(notdir $(@:/model/ema.safetensors=))) out=$(@:/model/ema.safetensors=)

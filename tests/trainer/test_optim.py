@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from brushwork.trainer.optim import MuonAdamW, orthogonalise, warmup_cosine
+from brushwork.trainer.optim import MuonAdamW, orthogonalise, quick_precision, warmup_cosine
 
 
 def network() -> nn.Module:
@@ -22,11 +22,20 @@ def gradients(net: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(2, 8, 8), (3, 5, 12), (3, 12, 5)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape):
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+def test_orthogonalised_matrices_have_singular_values_near_one(shape, dtype):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = torch.linalg.svdvals(orthogonalise(matrices).float())
     assert values.min() > 0.3
     assert values.max() < 1.3
+
+
+@pytest.mark.parametrize(("units", "dtype"), [({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)])
+def test_directions_are_found_in_the_precision_that_the_processor_has(monkeypatch, units, dtype):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units)
+    assert quick_precision.__wrapped__("cpu") is dtype
+    assert quick_precision("cuda") is torch.bfloat16 and quick_precision("mps") is torch.float32
 
 
 def test_everything_but_the_layers_matrices_follows_torchs_adamw():

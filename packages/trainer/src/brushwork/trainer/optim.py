@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,23 @@ from torch.optim.lr_scheduler import LambdaLR
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
+@cache
+def quick_precision(device_type: str) -> torch.dtype:
+    """The narrowest precision that such a device multiplies matrices in by itself: bfloat16, or float32.
+
+    A CPU without bfloat16 units emulates it, several times slower than float32.
+    """
+    if device_type == "cuda":
+        return torch.bfloat16
+    able = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
 def orthogonalise(matrices: Float[Tensor, "n rows columns"], *, steps: int = 5) -> Float[Tensor, "n rows columns"]:
-    """Replaces the singular values of each matrix by numbers near 1 (0.7 to 1.2), by Newton-Schulz iteration."""
+    """Replaces the singular values of each matrix by numbers near 1 (0.7 to 1.2), by Newton-Schulz iteration.
+
+    The iteration runs in the precision of `matrices`; bfloat16 is enough for it (the Muon write-up).
+    """
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
@@ -29,8 +45,9 @@ def orthogonalise(matrices: Float[Tensor, "n rows columns"], *, steps: int = 5) 
 class MuonAdamW(Optimizer):
     """Muon for the matrices of the decoder layers, AdamW for everything else.
 
-    `torch.optim.Muon` orthogonalises one matrix at a time, in bfloat16. A small model on a CPU without bfloat16 units
-    spends more time there than in its own forward pass; here matrices of one shape go through together, in float32.
+    `torch.optim.Muon` orthogonalises one matrix at a time, always in bfloat16. A small model on a CPU without bfloat16
+    units spends more time there than in its own forward pass; here matrices of one shape go through together, in
+    bfloat16 where the device has such units (`quick_precision`) and in float32 elsewhere.
 
     Args:
         named_parameters: as `nn.Module.named_parameters` gives them.
@@ -90,7 +107,8 @@ class MuonAdamW(Optimizer):
         for parameter, update in zip(parameters, updates, strict=True):
             by_shape[parameter.shape].append((parameter, update))
         for (rows, columns), pairs in by_shape.items():
-            directions = orthogonalise(torch.stack([update for _, update in pairs]))
+            stacked = torch.stack([update for _, update in pairs])
+            directions = orthogonalise(stacked.to(quick_precision(stacked.device.type))).to(stacked.dtype)
             scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_add_([p for p, _ in pairs], list(directions.unbind()), alpha=-group["lr"] * scale)
 
