@@ -6,7 +6,7 @@ INSTALLED := .venv/.installed
 LIGHTNING := OMP_NUM_THREADS=1 $(BIN)/lightning
 comma := ,
 
-.PHONY: base browser demo two-stage study-augmentation study-critique study-supervision study-baselines study-scratch test slow-test \
+.PHONY: base browser ceiling demo two-stage study-augmentation study-critique study-supervision study-baselines study-scratch test slow-test \
   gpu-test check notebooks bench clean
 .DELETE_ON_ERROR:
 
@@ -79,15 +79,18 @@ $(BASE)/model/ema.safetensors: $(BASE_TASKS:%=$(BASE)/data/%/manifest.json)
 DEMO ?= outputs/demo
 MINUTES ?= 8
 PROMPTS ?= 360
+SPLIT ?= test
+SAMPLES ?= 20000
 FROM ?= model=folder model.source=mini_base
-ARMS := process single_pass text_plan no_critique
-STRATEGIES := oracle_planner oracle_inspector best_of_2
-SHOWN := single_pass best_of_2 text_plan no_critique process $(filter oracle%,$(STRATEGIES))
+ARMS ?= process single_pass text_plan no_critique
+STRATEGIES ?= oracle_planner oracle_inspector best_of_2
+SHOWN := $(filter $(ARMS) $(STRATEGIES),single_pass best_of_2 text_plan no_critique process oracle_planner oracle_inspector)
 READS_process := strategy=process
 READS_single_pass := strategy=single_pass
 READS_text_plan := strategy=text_plan
 READS_no_critique := strategy=process ablation=no_critique
-DRAW = benchmark.prompts_per_kind=$$(( $(PROMPTS) / 10 ))
+DRAW = benchmark.prompts_per_kind=$$(( $(PROMPTS) / 10 )) benchmark.split=$(SPLIT)
+JUDGE := $(LIGHTNING) test benchmark=shapes benchmark.split=$(SPLIT)
 
 # Strategies train nothing: they draw with an arm's model, two candidates costing about what the process does.
 DRAWS_oracle_planner := sampler=oracle_planner sampler.folder=$(DEMO)/process/model
@@ -101,7 +104,7 @@ demo: $(INSTALLED)
 	@echo "contact sheet: $(DEMO)/report/contact_sheet.png"
 
 $(DEMO)/data/manifest.json:
-	$(LIGHTNING) build out=$(DEMO)/data
+	$(LIGHTNING) build num_samples.train=$(SAMPLES) out=$(DEMO)/data
 
 $(DEMO)/%/model/ema.safetensors: $(DEMO)/data/manifest.json
 	$(LIGHTNING) fit out=$(DEMO)/$* $(FROM) $(READS_$*) data.folder=$(DEMO)/data trainer.max_steps=-1 \
@@ -109,18 +112,29 @@ $(DEMO)/%/model/ema.safetensors: $(DEMO)/data/manifest.json
 
 $(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/ema.safetensors
 	$(LIGHTNING) predict out=$(DEMO)/$* sampler.folder=$(DEMO)/$*/model $(DRAW)
-	$(LIGHTNING) test out=$(DEMO)/$* benchmark=shapes
+	$(JUDGE) out=$(DEMO)/$*
 
 $(DEMO)/best_of_2/verdicts.jsonl: $(DEMO)/single_pass/model/ema.safetensors
 $(DEMO)/oracle_planner/verdicts.jsonl $(DEMO)/oracle_inspector/verdicts.jsonl: $(DEMO)/process/model/ema.safetensors
 $(STRATEGIES:%=$(DEMO)/%/verdicts.jsonl):
 	$(LIGHTNING) predict out=$(@D) $(DRAWS_$(notdir $(@D))) $(DRAW)
-	$(LIGHTNING) test out=$(@D) benchmark=shapes
+	$(JUDGE) out=$(@D)
 
 $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl) $(STRATEGIES:%=$(DEMO)/%/verdicts.jsonl)
 	$(LIGHTNING) report 'runs={$(subst $() ,$(comma),$(foreach arm,$(SHOWN),$(arm):$(DEMO)/$(arm)))}' out=$(DEMO)/report
 
 .PRECIOUS: $(DEMO)/%/model/ema.safetensors $(DEMO)/%/verdicts.jsonl
+
+# --- the ceiling of the mini model: the same arms in more time, on the val split, by which recipes are chosen -----------
+
+CEILING ?= outputs/ceiling
+CEILING_MINUTES ?= 15 60 180
+
+ceiling: $(CEILING_MINUTES:%=ceiling-%)
+
+ceiling-%: $(INSTALLED)
+	@$(MAKE) --no-print-directory demo DEMO=$(CEILING)/$* MINUTES=$* SAMPLES=60000 SPLIT=val PROMPTS=600 STRATEGIES= \
+	  ARMS="$(or $(CEILING_ARMS),process no_critique single_pass)"
 
 # --- studies: the rows of a table, each from the shipped base for equally many steps, by three seeds -------------------
 
@@ -225,7 +239,7 @@ $(TWO)/stage2/model/ema.safetensors: $(TWO)/conflict/manifest.json $(TWO)/alignm
 
 $(TWO)/%/verdicts.jsonl: $(TWO)/%/model/ema.safetensors
 	$(LIGHTNING) predict out=$(TWO)/$* sampler.folder=$(TWO)/$*/model $(DRAW)
-	$(LIGHTNING) test out=$(TWO)/$*
+	$(JUDGE) out=$(TWO)/$*
 
 $(TWO)/report/report.html: $(TWO)/stage1/verdicts.jsonl $(TWO)/stage2/verdicts.jsonl
 	$(LIGHTNING) report 'runs={stage 1: $(TWO)/stage1, stage 2: $(TWO)/stage2}' out=$(TWO)/report
