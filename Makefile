@@ -52,11 +52,11 @@ bench: $(INSTALLED)
 
 # --- the mini base: what every arm and ablation goes on from -------------------------------------------------------------
 
-# Draws a prompt, with and without a thought before it, edits pictures, says what they show. Hours on two cores; an
-# interrupted base goes on. The card of `mini_base` says how the shipped one came about.
+# Draws a prompt, with and without a thought before it, edits pictures, says what they show. 70 minutes of two cores; an
+# interrupted base goes on. The shipped `mini_base` was made by this command, see its card.
 
 BASE ?= outputs/base
-BASE_STEPS ?= 12000
+BASE_STEPS ?= 13000
 BASE_SAMPLES ?= 60000
 BASE_TASKS := text_to_image editing looking thinking
 
