@@ -121,7 +121,7 @@ def _in_the_order_of(prompt: str, scene: SceneGraph, world: ShapesWorld) -> Scen
 def _edited(drawing: Drawing, task: Task) -> Trajectory:
     world, finished = _world(drawing), _scene(task)
     whole = related(world, SceneGraph(objects=_shuffled(finished, task.rng)), task.rng)
-    moved = _moved(world, whole, task) if share(task.rng, 0.2) else None
+    moved = _moved(world, whole, task) if share(task.rng, 0.35) else None
     if moved is not None:
         (instruction, before), after = moved, whole
         description, operation = drawing.description(whole), "move"
@@ -157,7 +157,7 @@ def _edit(world: ShapesWorld, whole: SceneGraph, task: Task) -> Edit:
     *objects, last = whole.objects
     said = [one for one in whole.relations if len(objects) in (one.subject, one.object)]
     kept = tuple(one for one in whole.relations if one not in said)
-    operation = pick(("add", "refine", "swap", "remove"), task.rng)
+    operation = pick(("add", "add", "refine", "swap", "remove"), task.rng)  # where it goes is the hardest to learn
     propose = proposer(world, task.split, task.rng)
     if operation == "remove" and len(whole.objects) < world.max_objects:
         extra = propose("remove", whole, last)
