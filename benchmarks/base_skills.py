@@ -65,27 +65,37 @@ def places(scene: SceneGraph) -> set[tuple[str, str]]:
 
 
 def editing(bundle: Bundle, trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Shares of edits that are right as a whole, that show what was asked for, and of objects that stay."""
+    """Shares of edits that are right, that show what was asked for, of objects that stay, of told places kept to."""
     right = shown = stayed = stood = 0
+    placed: list[bool] = []
     for one, image in zip(trajectories, edited(bundle, trajectories), strict=True):
         target, drawn = WORLD.detect(one.final_image), WORLD.detect(image)
         keeps = places(WORLD.detect(one.steps[0].drafts[0].image)) & places(target)
         is_shown = sorted(each.noun for each in drawn.objects) == sorted(each.noun for each in target.objects)
+        is_placed = _placed(one, drawn)
+        placed += [] if is_placed is None else [is_placed]
         stood, stayed, shown = stood + len(keeps), stayed + len(keeps & places(drawn)), shown + is_shown
-        right += is_shown and keeps <= places(drawn) and _related(one, drawn)
+        right += is_shown and keeps <= places(drawn) and is_placed is not False
     number = len(trajectories)
-    return {"edits": number, "right": right / number, "shown": shown / number, "stay": stayed / max(stood, 1)}
+    return {
+        "edits": number,
+        "right": right / number,
+        "shown": shown / number,
+        "stay": stayed / max(stood, 1),
+        "told_places": len(placed),
+        "placed": sum(placed) / max(len(placed), 1),
+    }
 
 
-def _related(one: Trajectory, drawn: SceneGraph) -> bool:
-    """Whether the relation that the instruction names, if it names one, holds in the picture."""
+def _placed(one: Trajectory, drawn: SceneGraph) -> bool | None:
+    """Whether the relation that the instruction names holds in the picture; None where it names none."""
     plan = one.steps[1].plan
     assert plan is not None, "every edit has an instruction"
     command, _, said = plan.instruction.partition(" ")
     if command not in ("add", "move"):
-        return True
+        return None
     wanted = WORLD.parse(" ".join("a" if word == "the" else word for word in said.split()))
-    return not [each for each in diff(wanted, drawn) if each.kind == "place"]
+    return not [each for each in diff(wanted, drawn) if each.kind == "place"] if wanted.relations else None
 
 
 def looking(bundle: Bundle, trajectories: Sequence[Trajectory]) -> dict[str, float]:
