@@ -53,7 +53,7 @@ bench: $(INSTALLED)
 # --- the mini base: what every arm and ablation goes on from -------------------------------------------------------------
 
 # Draws a prompt, with and without a thought before it, edits pictures, says what they show. 70 minutes of two cores; an
-# interrupted base goes on. The shipped `mini_base` was made by this command, see its card.
+# interrupted base goes on. The shipped `mini_base` had a second, shorter leg after this one, see its card.
 
 BASE ?= outputs/base
 BASE_STEPS ?= 13000

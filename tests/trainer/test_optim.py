@@ -38,6 +38,19 @@ def test_directions_are_found_in_the_precision_that_the_processor_has(monkeypatc
     assert quick_precision("cuda") is torch.bfloat16 and quick_precision("mps") is torch.float32
 
 
+def test_exact_directions_are_those_of_float32(monkeypatch):
+    seen = []
+    monkeypatch.setattr("brushwork.trainer.optim.quick_precision", lambda _: torch.bfloat16)
+    monkeypatch.setattr(
+        "brushwork.trainer.optim.orthogonalise", lambda matrices: seen.append(matrices.dtype) or matrices
+    )
+    for exact in (True, False):
+        net = network()
+        gradients(net, 0)
+        MuonAdamW(net.named_parameters(), exact=exact).step()
+    assert seen == [torch.float32] * 2 + [torch.bfloat16] * 2
+
+
 def test_everything_but_the_layers_matrices_follows_torchs_adamw():
     net, reference = network(), network()
     ours = MuonAdamW(net.named_parameters(), lr=1e-2, weight_decay=0.1)

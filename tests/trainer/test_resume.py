@@ -207,7 +207,7 @@ def test_sigterm_saves_and_another_experiment_is_refused(tiny_data, tmp_path):
 @pytest.mark.slow
 def test_a_sharded_run_equals_one_of_one_process_and_resumes(tiny_data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    options = ("trainer.max_steps=12",)
+    options = ("trainer.max_steps=12", "module.optimizer.exact=true")
     sharded = ("trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true")
     finish(start(tiny_data, one, *options, "trainer.accumulate_grad_batches=2"))
     process = start(tiny_data, two, *options, *sharded)

@@ -47,7 +47,8 @@ class MuonAdamW(Optimizer):
 
     `torch.optim.Muon` orthogonalises one matrix at a time, always in bfloat16. A small model on a CPU without bfloat16
     units spends more time there than in its own forward pass; here matrices of one shape go through together, in
-    bfloat16 where the device has such units (`quick_precision`) and in float32 elsewhere.
+    bfloat16 where the device has such units (`quick_precision`) and in float32 elsewhere. Rounding to bfloat16 makes
+    much of the last bits of a gradient, in which shards and one process differ: `exact` keeps the two together.
 
     Args:
         named_parameters: as `nn.Module.named_parameters` gives them.
@@ -55,6 +56,7 @@ class MuonAdamW(Optimizer):
         muon_lr: step size of Muon.
         momentum: of Muon (Nesterov).
         betas, eps, weight_decay: of AdamW; weight decay (decoupled) serves both.
+        exact: find Muon's directions in float32 on every device.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        exact: bool = False,
     ) -> None:
         matrices, others = [], []
         for name, parameter in named_parameters:
@@ -76,7 +79,13 @@ class MuonAdamW(Optimizer):
             {"params": matrices, "lr": muon_lr, "muon": True},
             {"params": others, "lr": lr, "muon": False},
         ]
-        defaults = {"momentum": momentum, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        defaults = {
+            "momentum": momentum,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "exact": exact,
+        }
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -108,7 +117,8 @@ class MuonAdamW(Optimizer):
             by_shape[parameter.shape].append((parameter, update))
         for (rows, columns), pairs in by_shape.items():
             stacked = torch.stack([update for _, update in pairs])
-            directions = orthogonalise(stacked.to(quick_precision(stacked.device.type))).to(stacked.dtype)
+            precision = torch.float32 if group["exact"] else quick_precision(stacked.device.type)
+            directions = orthogonalise(stacked.to(precision)).to(stacked.dtype)
             scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_add_([p for p, _ in pairs], list(directions.unbind()), alpha=-group["lr"] * scale)
 

@@ -157,7 +157,8 @@ def _edit(world: ShapesWorld, whole: SceneGraph, task: Task) -> Edit:
     *objects, last = whole.objects
     said = [one for one in whole.relations if len(objects) in (one.subject, one.object)]
     kept = tuple(one for one in whole.relations if one not in said)
-    operation = pick(("add", "add", "refine", "swap", "remove"), task.rng)  # where it goes is the hardest to learn
+    adds = ("add", "add") if objects else ("add",)  # where it goes beside others is the hardest to learn
+    operation = pick((*adds, "refine", "swap", "remove"), task.rng)
     propose = proposer(world, task.split, task.rng)
     if operation == "remove" and len(whole.objects) < world.max_objects:
         extra = propose("remove", whole, last)
