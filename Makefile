@@ -143,11 +143,12 @@ ceiling-%: $(INSTALLED)
 
 STUDIES ?= outputs/studies
 RESULTS ?= results
-STUDY_STEPS ?= 1500
+STUDY_STEPS ?= 3000
 SEEDS ?= 0 1 2
 STUDY_PROMPTS ?= 600
 STUDY_DATA := $(STUDIES)/data
 STUDY_SAMPLES ?= 8000
+DETOURS ?= 0.1
 rows = $(subst $(comma), ,$(shell sed -n 's/^ *ablation: //p' configs/study/$(1).yaml))
 STRATEGY_ROWS_baselines := best_of_n oracle_planner oracle_inspector
 FIRST_STAGE ?= $(STUDIES)/multi_turn_only/seed-0/model
@@ -167,7 +168,8 @@ study-scratch: $(INSTALLED) $(SUBSETS:%=$(STUDY_DATA)/%/manifest.json)
 	  STUDIES=$(STUDIES)/scratch RESULTS=$(RESULTS)/scratch
 
 $(STUDY_DATA)/multi_turn/manifest.json:
-	$(LIGHTNING) build subset=multi_turn 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) executor.num_processes=1
+	$(LIGHTNING) build subset=multi_turn subset.augmentation.rate=$(DETOURS) 'num_samples={train: $(STUDY_SAMPLES), val: 300}' \
+	  out=$(@D) executor.num_processes=1
 $(STUDY_DATA)/multi_turn_plain/manifest.json:
 	$(LIGHTNING) build subset=multi_turn subset.augmentation=null 'num_samples={train: $(STUDY_SAMPLES), val: 300}' out=$(@D) \
 	  executor.num_processes=1
