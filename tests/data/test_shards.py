@@ -89,6 +89,7 @@ def test_other_shapes_of_trajectory():
         Trajectory(key="text", prompt="", steps=(Step(plan=plan, drafts=()), Step(plan=plan, drafts=(draft,)))),
         Trajectory(key="single", prompt='"quoted"\n', steps=(Step(plan=None, drafts=(draft,)),)),
         Trajectory(key="empty", prompt="a ring", steps=(), meta={"cost": {"seconds": 1.5}, "stopped": None}),
+        Trajectory(key="cut", prompt="", steps=(Step(plan=plan, drafts=(draft,)),), finished=False, goes_on=True),
     ]
     for one in unusual:
         back = decode(one.key, encode(one))

@@ -203,6 +203,13 @@ def test_weights_of_texts():
     assert batch.text_weights.tolist() == pytest.approx([n**-0.5 for n in counts for _ in range(n)])
 
 
+def test_what_follows_a_sample_that_was_cut_off():
+    ends = {"finished": True}, {"finished": False}, {"finished": False, "goes_on": True}
+    found = [segments(replace(PROCESS, **end)) for end in ends]
+    assert [one[-1].switch for one in found] == [C.eos, IGNORE_INDEX, C.bos]
+    assert found[0][:-1] == found[1][:-1] == found[2][:-1]
+
+
 def test_roles_say_what_a_segment_is_for():
     assert [s.role for s in segments()] == [
         *("prompt", "plan", "draft", "inspection"),
@@ -325,10 +332,16 @@ STEPS = st.lists(st.builds(Step, plan=PLANS, drafts=DRAFTS), max_size=4)
 
 
 @settings(max_examples=30, deadline=None)
-@given(STEPS, st.builds(Draft, image=st.just(OTHER), inspection=st.sampled_from((None, SEEN))), st.booleans())
-def test_documents_learn_what_the_sequence_learns_once(steps, last, finished):
+@given(
+    STEPS,
+    st.builds(Draft, image=st.just(OTHER), inspection=st.sampled_from((None, SEEN))),
+    st.booleans(),
+    st.booleans(),
+)
+def test_documents_learn_what_the_sequence_learns_once(steps, last, finished, goes_on):
     """The same text tokens, switches and noised patches; only how many segments they stand in differs."""
-    sample = Trajectory(key="t", prompt="a", steps=(*steps, Step(plan=PLAN, drafts=(last,))), finished=finished)
+    steps = (*steps, Step(plan=PLAN, drafts=(last,)))
+    sample = Trajectory(key="t", prompt="a", steps=steps, finished=finished, goes_on=goes_on)
     whole, documents = segments(sample), segments(sample, history="last")
     counts, other = loss_counts(whole), loss_counts(documents)
     assert (counts.text, counts.switch, counts.flow) == (other.text, other.switch, other.flow)

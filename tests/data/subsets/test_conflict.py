@@ -20,7 +20,7 @@ from brushwork.data.tasks import Reject, Task
 from brushwork.data.worlds.glyphs import BACKGROUND
 from brushwork.data.worlds.shapes import HARD_KINDS, KINDS, ShapesWorld
 from brushwork.tokens.attention import Kind
-from brushwork.tokens.segments import IGNORE_INDEX, Segmenter
+from brushwork.tokens.segments import Segmenter
 from brushwork.tokens.trajectory import Draft, Inspection, Plan, Step, Trajectory
 from brushwork.tokens.vocabulary import WordVocabulary
 
@@ -90,6 +90,7 @@ def test_the_first_wrong_plan_is_explained_and_mended_and_the_sample_ends_there(
     )
     assert positive.meta["label"] == "positive" and positive.steps[0].plan == RIGHT[0].plan and not positive.finished
     assert made.meta["label"] == "negative" and len(made.steps) == 2 and not made.finished
+    assert positive.goes_on and not made.goes_on, "one ring is no answer yet; what was mended is"
     wrong, mended = made.steps[1].drafts
     assert made.steps[1].plan.flawed and wrong.flawed and not mended.flawed
     assert wrong.inspection == Inspection(
@@ -135,7 +136,7 @@ def test_a_draft_that_does_not_show_a_right_plan_is_mended_and_is_no_conflict():
     assert not diff(parse_scene("a red ring at b2"), WORLD.detect(second.image))
 
 
-def test_wrong_plans_are_read_and_never_learnt_and_a_cut_has_no_end():
+def test_wrong_plans_are_read_and_never_learnt_and_a_cut_goes_on():
     astray = step("add a blue ring", "a blue ring", "a blue ring at a1")
     more = step("add a cross above the blue ring", "a blue ring and a green cross", "a blue ring at a2")
     made = sampled("a red ring and a cross", astray, more)[-1]
@@ -143,7 +144,7 @@ def test_wrong_plans_are_read_and_never_learnt_and_a_cut_has_no_end():
     texts = [one for one in segments if one.kind is Kind.TEXT]
     assert [one.loss for one in texts] == [False, False, True, True], "prompt, wrong plan; two inspections"
     assert [one.kind for one in segments].count(Kind.NOISED) == 1, "only the mended draft is drawn"
-    assert segments[-1].switch == IGNORE_INDEX, "nobody knows what would have followed"
+    assert segments[-1].switch == VOCABULARY.control.bos, "the cross is still to come"
 
 
 def test_the_refinement_says_what_to_change_in_the_draft_that_is_seen():
@@ -345,6 +346,9 @@ def test_symbolic_conflicts_are_what_they_claim(kind, plan):
             mended = WORLD.detect(one.drafts[-1].image)
             assert not contradictions(wanted, mended, finished=finished)
         assert made.meta["label"] == ("negative" if any(one.plan.flawed for one in made.steps) else "positive")
+        assert made.goes_on == bool(
+            contradictions(wanted, WORLD.detect(made.steps[-1].drafts[-1].image), finished=True)
+        )
     assert set(labels) == {"positive", "negative"}
 
 

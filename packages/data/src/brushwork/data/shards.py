@@ -5,7 +5,7 @@ so that `webdataset.WebDataset` reads it too. Only JSON, PNG and WebP are ever d
 
 The JSON: `{"format": 1, "prompt", "steps": [{"plan": {"instruction", "description", "flawed"} | null, "drafts":
 [{"image": 0, "flawed", "inspection": {"plan_check", "draft_check", "refine"} | null}]}], "num_images", "finished",
-"meta"}`.
+"meta"}`, and `"goes_on": true` where a sample was cut off before a step that must follow.
 """
 
 import io
@@ -135,6 +135,8 @@ def encode(trajectory: Trajectory, picture_format: str = "png") -> dict[str, byt
     ]
     record = {"format": FORMAT, "prompt": trajectory.prompt, "steps": steps, "num_images": len(images)}
     record |= {"finished": trajectory.finished, "meta": dict(trajectory.meta)}
+    if trajectory.goes_on:
+        record["goes_on"] = True
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     members = {f"{n:03d}.{picture_format}": pictures.encode(one, picture_format) for n, one in enumerate(images)}
     return {"json": text.encode(), **members}
@@ -290,6 +292,7 @@ def _trajectory(key: str, record: dict[str, Any], images: list[Image]) -> Trajec
         prompt=_of(str, record["prompt"]),
         steps=tuple(_step(step, images) for step in record["steps"]),
         finished=_of(bool, record.get("finished", True)),
+        goes_on=_of(bool, record.get("goes_on", False)),
         meta=_of(dict, record["meta"]),
     )
 

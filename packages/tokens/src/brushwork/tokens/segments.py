@@ -200,8 +200,8 @@ class Segmenter:
                 else:
                     documents[-1].append(plan)
                 planned = []
-            seen = self._append_drafts(documents[-1], step, last=following is None)
-        if not trajectory.finished:
+            seen = self._append_drafts(documents[-1], step, last=following is None and trajectory.finished)
+        if not (trajectory.finished or trajectory.goes_on):
             documents[-1][-1] = replace(documents[-1][-1], switch=IGNORE_INDEX)  # what would have followed is not known
         return documents
 

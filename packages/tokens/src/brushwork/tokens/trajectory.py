@@ -89,6 +89,8 @@ class Trajectory:
         prompt: the user's words.
         steps: the rounds in order.
         finished: the last image is the answer. False for a sample that was cut off, whose end is not to be learnt.
+        goes_on: it was cut off where another step must follow: that is to be learnt, so that samples which are cut off
+            do not leave the ends alone to learn from.
         meta: JSON-able facts that travel with the sample: benchmark kind, seed, cost, provenance.
     """
 
@@ -96,6 +98,7 @@ class Trajectory:
     prompt: str
     steps: tuple[Step, ...]
     finished: bool = True
+    goes_on: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property

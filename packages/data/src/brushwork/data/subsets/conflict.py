@@ -19,7 +19,7 @@ from brushwork.data.subsets.multi_turn import plans_of, trajectory
 from brushwork.data.tasks import Reject, Task, Unfit, attempt
 from brushwork.data.worlds.shapes import ShapesWorld
 from brushwork.data.worlds.staging import arranged, corrected
-from brushwork.tokens.trajectory import Draft, Inspection, Step, Trajectory
+from brushwork.tokens.trajectory import Draft, Image, Inspection, Step, Trajectory
 
 
 @runtime_checkable
@@ -37,7 +37,8 @@ class SampledConflicts:
 
     The trace is kept up to the first plan that contradicts the prompt for good. That plan is never learnt; it is
     inspected, and the sample ends with the corrected draft. The steps before it, as far as their plans fit the prompt,
-    are a positive sample of their own, and so is a trace that keeps to its prompt.
+    are a positive sample of their own, and so is a trace that keeps to its prompt. In the embedded world a sample that
+    stops short of the prompt says that the drawing goes on: else to have mended a draft would mean to be finished.
 
     In the embedded world every draft is inspected for what it shows as well, and a wrong one is mended. What the model
     draws after a mended draft is not learnt, since it was drawn with the wrong one in view. Of a plan that contradicts
@@ -124,7 +125,15 @@ class SampledConflicts:
         if sum(len(step.drafts) for step in steps) > 2 * self.drawing.max_images:
             raise Unfit("the trace is longer than max_images")
         meta = {"label": label, "construction": "self_sampling", "judge": verdict.judge}
-        return trajectory(task, steps, "conflict", finished=finished, **meta)
+        goes_on = not finished and self._lacks(task, steps[-1].drafts[-1].image)
+        return trajectory(task, steps, "conflict", finished=finished, goes_on=goes_on, **meta)
+
+    def _lacks(self, task: Task, image: Image) -> bool:
+        """Whether a picture cannot be the answer yet; of a corpus that is not known."""
+        world = self.drawing.world
+        if world is None:
+            return False
+        return bool(contradictions(world.parse(task.prompt), world.detect(image), finished=True, grid=world.grid))
 
     def _inspected(self, task: Task, steps: Sequence[Step], end: int, *, finished: bool) -> list[Step]:
         """The first `end` steps, whose plans are taken for right, with their drafts inspected."""

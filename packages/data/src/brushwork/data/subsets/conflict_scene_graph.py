@@ -55,7 +55,8 @@ def _symbolic(drawing: Drawing, positives: float, task: Task) -> Trajectory:
         steps.append(Step(plan=plan, drafts=(drawing.right(last_image(steps), plan, scene, task),)))
     finished = wrong in (None, len(edits_of_steps) - 1)
     label = "positive" if wrong is None else "negative"
-    return trajectory(task, steps, "conflict", finished=finished, label=label, construction="scene_graph")
+    meta = {"label": label, "construction": "scene_graph"}
+    return trajectory(task, steps, "conflict", finished=finished, goes_on=not finished, **meta)
 
 
 def _astray(

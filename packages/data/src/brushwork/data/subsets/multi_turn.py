@@ -82,10 +82,12 @@ def flawed_draft(
     return flaw.kind, Draft(image=image, inspection=drawing.inspect(drawing.said(scene), image), flawed=True)
 
 
-def trajectory(task: Task, steps: Sequence[Step], subset: str, *, finished: bool = True, **meta: object) -> Trajectory:
+def trajectory(
+    task: Task, steps: Sequence[Step], subset: str, *, finished: bool = True, goes_on: bool = False, **meta: object
+) -> Trajectory:
     """The steps as a sample; the build gives it its key."""
     known = {"kind": task.kind, "subset": subset, "split": task.split, **task.meta, **meta}
-    return Trajectory(key="new", prompt=task.prompt, steps=tuple(steps), finished=finished, meta=known)
+    return Trajectory(key="new", prompt=task.prompt, steps=tuple(steps), finished=finished, goes_on=goes_on, meta=known)
 
 
 def plans_of(steps: Sequence[Step]) -> list[Plan]:
