@@ -139,7 +139,8 @@ ceiling-%: $(INSTALLED)
 # --- studies: the rows of a table, each from the shipped base for equally many steps, by three seeds -------------------
 
 # make study-augmentation, study-critique, study-supervision, study-baselines. Rows that several tables have are run once.
-# The conflicts are sampled from the first stage (row multi_turn_only, seed 0). What is done is not done again.
+# The conflicts are sampled from the first stage (row multi_turn_only, seed 0). What is done is not done again. Detours, at
+# a share of the objects, and steps are as the val split has it (LOG.md).
 
 STUDIES ?= outputs/studies
 RESULTS ?= results
