@@ -81,6 +81,16 @@ def test_an_end_that_did_not_come_by_itself_is_not_learnt(given):
     assert any(one.kind is Kind.NOISED for one in segments) != any(found.flawed for found in one.drafts)
 
 
+def test_a_sample_that_was_cut_off_before_a_step_still_says_so():
+    known, refused, planned = (
+        (round_of(draft()),),
+        (round_of(draft(inspection=BAD)),),
+        (round_of(draft()), round_of()),
+    )
+    found = [passed(drawn(*steps, finished=False, goes_on=True)) for steps in (known, refused, planned)]
+    assert [one.goes_on for one in found] == [True, False, False] and not any(one.finished for one in found)
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -44,9 +44,10 @@ def _passed_on(world: ShapesWorld | None, task: Task) -> Trajectory:
     _check(drawn.steps[:shown])
     steps = [replace(step, drafts=tuple(map(_learnt, step.drafts))) for step in drawn.steps[:shown]]
     by_itself = drawn.finished and drawn.meta.get("stopped", "end") == "end"
-    finished = by_itself and shown == len(drawn.steps) and not _refused(steps[-1].drafts[-1])
+    known = shown == len(drawn.steps) and not _refused(steps[-1].drafts[-1])  # what follows the last draft
     left_away = {"plans_left_away": len(drawn.steps) - shown} if shown < len(drawn.steps) else {}
-    return trajectory(task, steps, "edited", finished=finished, **left_away)
+    finished, goes_on = known and by_itself, known and drawn.goes_on
+    return trajectory(task, steps, "edited", finished=finished, goes_on=goes_on, **left_away)
 
 
 def _check(steps: Sequence[Step]) -> None:
