@@ -26,7 +26,7 @@ expect.set_options(timeout=PATIENCE)
 
 pytestmark = pytest.mark.slow
 
-PROMPT, SEED = "a red triangle and a green ring and a blue ring", 4  # three rounds, one of them refined
+PROMPT, SEED = "a red triangle and a green ring and a blue ring", 33  # three rounds, one of them refined
 LIGHTNING = (sys.executable, "-m", "brushwork.trainer")
 NUM_SAMPLES = 30  # two pages of a gallery
 RECORDER = """new MutationObserver(() => {  // every state of a picture that comes on screen
