@@ -83,8 +83,8 @@ SPLIT ?= test
 SAMPLES ?= 20000
 FROM ?= model=folder model.source=mini_base
 ARMS ?= process single_pass text_plan no_critique
-STRATEGIES ?= oracle_planner oracle_inspector best_of_2
-SHOWN := $(filter $(ARMS) $(STRATEGIES),single_pass best_of_2 text_plan no_critique process oracle_planner oracle_inspector)
+STRATEGIES ?= oracle_planner oracle_inspector best_of_3
+SHOWN := $(filter $(ARMS) $(STRATEGIES),single_pass best_of_3 text_plan no_critique process oracle_planner oracle_inspector)
 READS_process := strategy=process
 READS_single_pass := strategy=single_pass
 READS_text_plan := strategy=text_plan
@@ -92,10 +92,10 @@ READS_no_critique := strategy=process ablation=no_critique
 DRAW = benchmark.prompts_per_kind=$$(( $(PROMPTS) / 10 )) benchmark.split=$(SPLIT)
 JUDGE := $(LIGHTNING) test benchmark=shapes benchmark.split=$(SPLIT)
 
-# Strategies train nothing: they draw with an arm's model, two candidates costing about what the process does.
+# Strategies train nothing: they draw with an arm's model, three candidates costing a little more than the process does.
 DRAWS_oracle_planner := sampler=oracle_planner sampler.folder=$(DEMO)/process/model
 DRAWS_oracle_inspector := sampler=oracle_inspector sampler.folder=$(DEMO)/process/model
-DRAWS_best_of_2 := sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=2 sampler.assess_at=[] \
+DRAWS_best_of_3 := sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=3 sampler.assess_at=[] \
   sampler.sampler.folder=$(DEMO)/single_pass/model
 
 demo: $(INSTALLED)
@@ -114,7 +114,7 @@ $(DEMO)/%/verdicts.jsonl: $(DEMO)/%/model/ema.safetensors
 	$(LIGHTNING) predict out=$(DEMO)/$* sampler.folder=$(DEMO)/$*/model $(DRAW)
 	$(JUDGE) out=$(DEMO)/$*
 
-$(DEMO)/best_of_2/verdicts.jsonl: $(DEMO)/single_pass/model/ema.safetensors
+$(DEMO)/best_of_3/verdicts.jsonl: $(DEMO)/single_pass/model/ema.safetensors
 $(DEMO)/oracle_planner/verdicts.jsonl $(DEMO)/oracle_inspector/verdicts.jsonl: $(DEMO)/process/model/ema.safetensors
 $(STRATEGIES:%=$(DEMO)/%/verdicts.jsonl):
 	$(LIGHTNING) predict out=$(@D) $(DRAWS_$(notdir $(@D))) $(DRAW)
@@ -151,7 +151,7 @@ STUDY_DATA := $(STUDIES)/data
 STUDY_SAMPLES ?= 8000
 DETOURS ?= 0.1
 rows = $(subst $(comma), ,$(shell sed -n 's/^ *ablation: //p' configs/study/$(1).yaml))
-STRATEGY_ROWS_baselines := best_of_n oracle_planner oracle_inspector
+STRATEGY_ROWS_baselines := best_of_2 best_of_3 oracle_planner oracle_inspector
 FIRST_STAGE ?= $(STUDIES)/multi_turn_only/seed-0/model
 judged = $(foreach row,$(or $(ROWS),$(call rows,$(1)) $(STRATEGY_ROWS_$(1))),$(SEEDS:%=$(STUDIES)/$(row)/seed-%/verdicts.jsonl))
 STUDY_FIT = BRUSHWORK_DATA=$(STUDY_DATA) $(LIGHTNING) fit $(FROM) trainer.max_steps=$(STUDY_STEPS)
@@ -163,7 +163,7 @@ study-augmentation study-critique study-supervision study-baselines: study-%: $(
 	$(LIGHTNING) report study=$* runs=$(STUDIES) results=$(RESULTS) out=$(STUDIES)/report-$*
 
 # The same without a base: what the base is worth, on the same data. Rows that it does not train are told as not run.
-SCRATCH_ROWS ?= single_pass plain_text_plan plain_multi_turn_only multi_turn_only all_subsets best_of_n
+SCRATCH_ROWS ?= single_pass plain_text_plan plain_multi_turn_only multi_turn_only all_subsets best_of_2
 study-scratch: $(INSTALLED) $(SUBSETS:%=$(STUDY_DATA)/%/manifest.json)
 	@$(MAKE) --no-print-directory study-baselines FROM= ROWS="$(SCRATCH_ROWS)" STUDY_DATA=$(STUDY_DATA) FIRST_STAGE=$(FIRST_STAGE) \
 	  STUDIES=$(STUDIES)/scratch RESULTS=$(RESULTS)/scratch
@@ -196,10 +196,14 @@ $(STUDIES)/%/verdicts.jsonl: $(STUDIES)/%/model/ema.safetensors
 	$(LIGHTNING) predict out=$(STUDIES)/$* sampler.folder=$(STUDIES)/$*/model $(READ_BACK) $(STUDY_DRAW)
 	$(LIGHTNING) test out=$(STUDIES)/$* benchmark=shapes
 
-$(STUDIES)/best_of_n/%/verdicts.jsonl: $(STUDIES)/single_pass/%/model/ema.safetensors
-	$(LIGHTNING) predict out=$(@D) sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=2 sampler.assess_at=[] \
-	  sampler.sampler.folder=$(<D) $(STUDY_DRAW)
-	$(LIGHTNING) test out=$(@D) benchmark=shapes
+define BEST_OF
+$(STUDIES)/best_of_$(1)/%/verdicts.jsonl: $(STUDIES)/single_pass/%/model/ema.safetensors
+	$$(LIGHTNING) predict out=$$(@D) sampler=best_of_n verifier@sampler.verifier=oracle sampler.num_candidates=$(1) sampler.assess_at=[] \
+	  sampler.sampler.folder=$$(<D) $(STUDY_DRAW)
+	$$(LIGHTNING) test out=$$(@D) benchmark=shapes
+endef
+$(eval $(call BEST_OF,2))
+$(eval $(call BEST_OF,3))
 define DRAW_WITH
 $(STUDIES)/$(1)/%/verdicts.jsonl: $(STUDIES)/all_subsets/%/model/ema.safetensors
 	$$(LIGHTNING) predict out=$$(@D) sampler=$(1) sampler.folder=$$(<D) $(STUDY_DRAW)

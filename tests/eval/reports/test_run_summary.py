@@ -42,7 +42,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory, run_folder, trajectories) -> Path:
-    """A trained run, `all_subsets/seed-3`, and a strategy that draws with its model, `best_of_n/seed-3`."""
+    """A trained run, `all_subsets/seed-3`, and a strategy that draws with its model, `best_of_2/seed-3`."""
     folder = tmp_path_factory.mktemp("studies")
     run = run_folder(folder / "all_subsets" / "seed-3", trajectories)
     (run / "model").mkdir()
@@ -50,7 +50,7 @@ def studies(tmp_path_factory, run_folder, trajectories) -> Path:
     (run / "logs" / "version_0").mkdir(parents=True)
     (run / "logs" / "version_0" / "metrics.csv").write_text(METRICS)
     (run / "fit.yaml").write_text("trainer:\n  max_steps: 50\n")
-    strategy = run_folder(folder / "best_of_n" / "seed-3", trajectories)
+    strategy = run_folder(folder / "best_of_2" / "seed-3", trajectories)
     scores = json.loads((strategy / "scores.json").read_text())
     scores["sampler"] = {"model": str(run / "model"), "num_steps": 10}
     (strategy / "scores.json").write_text(json.dumps(scores))
@@ -91,13 +91,13 @@ def test_the_training_is_told(summary):
 
 
 def test_a_strategy_has_the_training_of_its_model(summary, studies):
-    strategy = summarise_run(load_run("best_of_n", studies / "best_of_n" / "seed-3"), 3)
-    assert strategy.row == "best_of_n" and strategy.training == summary.training
+    strategy = summarise_run(load_run("best_of_2", studies / "best_of_2" / "seed-3"), 3)
+    assert strategy.row == "best_of_2" and strategy.training == summary.training
     assert strategy.budgets["max_steps"] == "50"
 
 
 def test_a_model_that_was_trained_nowhere_here_is_named(studies, tmp_path):
-    run = load_run("mini", studies / "best_of_n" / "seed-3")
+    run = load_run("mini", studies / "best_of_2" / "seed-3")
     assert summarise_run(replace(run, scored={"sampler": {"model": "mini"}}), 0).training == {"run": "mini"}
 
 

@@ -198,7 +198,7 @@ def test_strategies_add_nothing_to_the_spread_of_seeds():
     trained = {"single_pass": [{"colors": {("a", "x"): True}}, {"colors": {("a", "x"): False}}]}
     alone = seed_spread(trained, ("colors",))
     assert alone.freedom == 1 and alone.deviation == pytest.approx(0.5**0.5)
-    assert seed_spread(trained | {"best_of_n": trained["single_pass"] * 2}, ("colors",)) == alone
+    assert seed_spread(trained | {"best_of_2": trained["single_pass"] * 2}, ("colors",)) == alone
 
 
 def test_a_second_overall_score_is_over_kinds_that_drafts_do_not_give_away(tmp_path):

@@ -119,7 +119,7 @@ def test_a_report_keeps_results_where_it_is_told(runs, tmp_path, capsys):
 
 def test_strategies_stand_below_the_rows_run_or_not(runs, tmp_path):
     trained, strategies = ([row.option for row in rows["baselines"]] for rows in (STUDIES, STRATEGIES))
-    judge(runs, "best_of_n/seed-0", {"colors": answers(20)})
+    judge(runs, "best_of_3/seed-0", {"colors": answers(20)})
     result = write_results("baselines", runs, tmp_path / "results")
     assert [row.option for row in result.rows] == [*trained, *strategies] and not set(trained) & set(strategies)
     best, planner, _ = result.rows[-3:]
@@ -143,8 +143,8 @@ def test_what_a_strategy_samples_with_is_its_own_affair(runs):
     for row in ("multi_turn_only", "all_subsets"):
         for seed in (0, 1):
             (runs / row / f"seed-{seed}" / "predict.yaml").write_text("sampler:\n  num_steps: 10\n")
-    judge(runs, "best_of_n/seed-0", {"colors": answers(20)})
-    (runs / "best_of_n" / "seed-0" / "predict.yaml").write_text("sampler:\n  num_candidates: 4\n")
+    judge(runs, "best_of_3/seed-0", {"colors": answers(20)})
+    (runs / "best_of_3" / "seed-0" / "predict.yaml").write_text("sampler:\n  num_candidates: 4\n")
     assert not [one for one in read_study("baselines", runs).warnings if one.startswith("Unequal sampler")]
     (runs / "all_subsets" / "seed-0" / "predict.yaml").write_text("sampler:\n  num_steps: 20\n")
     assert [one for one in read_study("baselines", runs).warnings if one.startswith("Unequal sampler")]

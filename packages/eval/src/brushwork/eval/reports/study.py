@@ -99,7 +99,8 @@ STUDIES: dict[str, tuple[StudyRow, ...]] = {
 
 STRATEGIES: dict[str, tuple[StudyRow, ...]] = {
     "baselines": knob(
-        best_of_n="best of several single passes, chosen by a verifier",
+        best_of_2="the better of two single passes, by the judge itself",
+        best_of_3="the best of three single passes, by the judge itself",
         oracle_planner="the whole process, perfect plans",
         oracle_inspector="the whole process, perfect inspections",
     ),
