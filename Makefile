@@ -129,12 +129,15 @@ $(DEMO)/report/report.html: $(ARMS:%=$(DEMO)/%/verdicts.jsonl) $(STRATEGIES:%=$(
 
 CEILING ?= outputs/ceiling
 CEILING_MINUTES ?= 15 60 180
+CEILING_ARMS ?= process no_critique single_pass
 
 ceiling: $(CEILING_MINUTES:%=ceiling-%)
 
 ceiling-%: $(INSTALLED)
 	@$(MAKE) --no-print-directory demo DEMO=$(CEILING)/$* MINUTES=$* SAMPLES=60000 SPLIT=val PROMPTS=600 STRATEGIES= \
-	  ARMS="$(or $(CEILING_ARMS),process no_critique single_pass)"
+	  ARMS="$(CEILING_ARMS)"
+	@mkdir -p $(RESULTS)/ceiling
+	@for arm in $(CEILING_ARMS); do cp $(CEILING)/$*/$$arm/scores.json $(RESULTS)/ceiling/$$arm-$*.json; done
 
 # --- studies: the rows of a table, each from the shipped base for equally many steps, by three seeds -------------------
 
