@@ -136,8 +136,7 @@ ceiling: $(CEILING_MINUTES:%=ceiling-%)
 ceiling-%: $(INSTALLED)
 	@$(MAKE) --no-print-directory demo DEMO=$(CEILING)/$* MINUTES=$* SAMPLES=60000 SPLIT=val PROMPTS=600 STRATEGIES= \
 	  ARMS="$(CEILING_ARMS)"
-	@mkdir -p $(RESULTS)/ceiling
-	@for arm in $(CEILING_ARMS); do cp $(CEILING)/$*/$$arm/scores.json $(RESULTS)/ceiling/$$arm-$*.json; done
+	cp $(CEILING)/$*/report/results.json $(RESULTS)/ceiling-$*.json
 
 # --- studies: the rows of a table, each from the shipped base for equally many steps, by three seeds -------------------
 
