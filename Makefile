@@ -204,15 +204,13 @@ $(STUDIES)/best_of_$(1)/%/verdicts.jsonl: $(STUDIES)/single_pass/%/model/ema.saf
 	  sampler.sampler.folder=$$(<D) $(STUDY_DRAW)
 	$$(LIGHTNING) test out=$$(@D) benchmark=shapes
 endef
-$(eval $(call BEST_OF,2))
-$(eval $(call BEST_OF,3))
+$(foreach n,2 3,$(eval $(call BEST_OF,$(n))))
 define DRAW_WITH
 $(STUDIES)/$(1)/%/verdicts.jsonl: $(STUDIES)/all_subsets/%/model/ema.safetensors
 	$$(LIGHTNING) predict out=$$(@D) sampler=$(1) sampler.folder=$$(<D) $(STUDY_DRAW)
 	$$(LIGHTNING) test out=$$(@D) benchmark=shapes
 endef
-$(eval $(call DRAW_WITH,oracle_planner))
-$(eval $(call DRAW_WITH,oracle_inspector))
+$(foreach sampler,oracle_planner oracle_inspector,$(eval $(call DRAW_WITH,$(sampler))))
 
 .PRECIOUS: $(STUDIES)/%/model/ema.safetensors $(STUDIES)/%/verdicts.jsonl
 

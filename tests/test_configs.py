@@ -1,5 +1,7 @@
 """The configs say what the constructors take: every verb and every group option is composed and compared."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,9 +10,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from brushwork.eval.reports.study import STRATEGIES, STUDIES
 from brushwork.trainer import cli, spelling
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 OPTIONS = sorted(
     (path.parent.relative_to(CONFIGS).as_posix(), path.stem)
     for path in CONFIGS.rglob("*/*.yaml")
@@ -100,6 +104,18 @@ def test_an_option_fits_every_verb_that_offers_it(group, option):
         key = groups(verb)[group]
         config = composed(verb, *holding(verb, key), f"{key}={option}")
         assert spelling.misfit(call(config)) is None, f"{verb} {key}={option}"
+
+
+@pytest.mark.parametrize("study", ["augmentation", "critique", "supervision", "baselines"])
+def test_make_trains_and_judges_every_row_of_a_study(study, tmp_path):
+    command = ("make", "--dry-run", f"study-{study}", f"STUDIES={tmp_path}", "SEEDS=0")
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    told = subprocess.run(command, cwd=ROOT, env=alone, check=True, capture_output=True, text=True).stdout
+    for row in STUDIES[study]:
+        assert f"ablation={row.option} seed=0 out={tmp_path}/{row.option}/seed-0\n" in told
+    for row in (*STUDIES[study], *STRATEGIES.get(study, ())):
+        for verb in ("predict", "test"):
+            assert f"lightning {verb} out={tmp_path}/{row.option}/seed-0 " in told
 
 
 def test_an_ablation_has_at_most_ten_lines():
